@@ -197,6 +197,9 @@ class TowersConfig(Section):
     (``tower``), its id's embedding alone (``ids``), or encoders of its own (``separate``)."""
     history_length: Annotated[int, Range(1, 100_000)] = 50
     """Most recent events of the history that are read."""
+    question_time: Literal["auto", "on", "off"] = "auto"
+    """Whether the query tower reads when it is asked: the time since the last event, the hour and the
+    weekday; events need times and an order. ``auto`` is off."""
     query_id: Literal["auto", "on", "off"] = "auto"
     """Whether each query has an embedding of its own; ``auto``: where it has no history, and beside one in
     order where queries have 20 events or more, there are up to 300,000, and validation prefers it (``tune``

@@ -102,6 +102,7 @@ def resolve(
     choices = _Choices(config)
     encodes_items = config.features.tune_sentences and _reads_sentences(config, "item")
     _choose_towers(choices, dataset, custom, encodes_items=encodes_items)
+    _choose_question_time(choices, dataset)
     stated = [name for name in config.features.event if name != config.data.event_column]
     if stated and choices.config.towers.history == "none":
         raise ConfigError(
@@ -151,6 +152,29 @@ def _choose_towers(
             choices.decide("towers.query_id", "on", "there is no history to go by")
         else:
             choices.decide("towers.query_id", "off", "the history says who asks")
+
+
+def _choose_question_time(choices: _Choices, dataset: Dataset) -> None:
+    """Decide whether the query tower reads when it is asked; the history is decided.
+
+    Raises:
+        ConfigError: It cannot, though it shall.
+    """
+    towers = choices.config.towers
+    if towers.question_time == "auto":
+        choices.decide("towers.question_time", "off")
+    elif towers.question_time == "on":
+        hindrance = ""
+        if dataset.interactions.times is None:
+            hindrance = "the events have no times"
+        elif not dataset.ordered:
+            hindrance = "the events have no order"
+        elif towers.history == "none":
+            hindrance = "the query tower reads no history"
+        if hindrance:
+            raise ConfigError(
+                f"towers.question_time must be 'off' or 'auto' where {hindrance}, got 'on'."
+            )
 
 
 def _choose_training(

@@ -30,6 +30,7 @@ from twotower.losses.negatives import BothSides
 from twotower.losses.samplers import SAMPLERS
 from twotower.towers.encoding import Encoding, to_moments
 from twotower.towers.model import TwoTower
+from twotower.towers.question_time import Asked, asked_at
 from twotower.training.mining import Miner
 from twotower.training.recompute import Recomputed
 from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
@@ -159,6 +160,14 @@ class Objective:
         times = None
         if moments is not None and history is not None:
             times = to_moments(since_first(moments, history), encoding.device)
+        asked = None
+        if batch.asked is not None and history is not None and self.model.reads_question_time:
+            last, here = (
+                (moments, history)
+                if wanted is not None
+                else (None if moments is None else moments[:, -1], history[:, -1])
+            )
+            asked = asked_at(batch.asked, last, here != PADDING_ROW, encoding.device)
         of_events = None
         if event_rows is not None and encoding.event_features is not None:
             read = self._rows(event_rows)
@@ -192,6 +201,7 @@ class Objective:
             times,
             wanted,
             of_events,
+            asked,
         )
 
     def loss_of(
@@ -333,6 +343,7 @@ class Reading:
         wanted: ``(B, L)`` bool positions that are examples, where ``B`` counts windows; None where each
             of ``B`` queries is one example.
         of_events: One tensor a feature of the histories' events, ``(B, L)`` lines each, or None.
+        asked: When the questions are asked, ``(B,)``, or ``(B, L)`` where positions are examples; or None.
     """
 
     encoding: Encoding
@@ -346,6 +357,7 @@ class Reading:
     times: Tensor | None
     wanted: Tensor | None = None
     of_events: Mapping[str, Tensor] | None = None
+    asked: Asked | None = None
 
     def liked(self) -> Tensor | None:
         """Return the item rows that each example's history holds: ``(n, L)``, or None."""
@@ -386,7 +398,8 @@ class Reading:
         times = None if self.times is None else self.times[piece]
         wanted = None if self.wanted is None else self.wanted[piece]
         mask = self.known[piece] >= FIRST_ROW
-        return model.encode_queries(features, history, mask, times, wanted)
+        asked = None if self.asked is None else self.asked[piece]
+        return model.encode_queries(features, history, mask, times, wanted, asked)
 
 
 def turns_of(lengths: Sequence[int], views: Sequence[ViewConfig]) -> list[int]:
