@@ -143,8 +143,8 @@ def _cases(inputs: TowerInputs) -> Iterator[tuple[Any, Histories]]:
     # An event a day from 1970 on, and questions from an hour to some years after the last.
     times = asked = None
     if inputs.reads_question_time:
-        times = 86_400.0 * np.arange(len(rows))
-        asked = times[offsets[1:] - 1] + 3_600.0 * np.arange(1, 1 + _MADE_UP) ** 2
+        times = 86_400.0 * np.arange(len(rows), dtype=np.float64)
+        asked = times[offsets[1:] - 1] + 3_600.0 * np.arange(1.0, 1 + _MADE_UP) ** 2
         yield many, Histories(offsets, rows, times)
     yield many, Histories(offsets, rows, times, asked=asked)
 

@@ -1,7 +1,7 @@
 """The time of a question: how long after the last event it is asked, at which hour, on which weekday."""
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -96,4 +96,4 @@ class QuestionTime(nn.Module):
         hours = asked.hours.clamp(min=0)
         of_hours = self.hours(hours % DAY_HOURS) + self.weekdays(hours // DAY_HOURS)
         vectors = torch.where(has_gap[..., None], gaps, 0.0)
-        return cast("Tensor", vectors + torch.where(has_hour[..., None], of_hours, 0.0))
+        return vectors + torch.where(has_hour[..., None], of_hours, 0.0)

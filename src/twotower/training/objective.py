@@ -160,14 +160,15 @@ class Objective:
         times = None
         if moments is not None and history is not None:
             times = to_moments(since_first(moments, history), encoding.device)
-        asked = None
+        question_times = None
         if batch.asked is not None and history is not None and self.model.reads_question_time:
-            last, here = (
-                (moments, history)
-                if wanted is not None
-                else (None if moments is None else moments[:, -1], history[:, -1])
+            read_up_to = np.s_[:, -1] if wanted is None else np.s_[:]
+            question_times = asked_at(
+                batch.asked,
+                None if moments is None else moments[read_up_to],
+                history[read_up_to] != PADDING_ROW,
+                encoding.device,
             )
-            asked = asked_at(batch.asked, last, here != PADDING_ROW, encoding.device)
         of_events = None
         if event_rows is not None and encoding.event_features is not None:
             read = self._rows(event_rows)
@@ -201,7 +202,7 @@ class Objective:
             times,
             wanted,
             of_events,
-            asked,
+            question_times,
         )
 
     def loss_of(
