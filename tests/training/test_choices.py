@@ -78,7 +78,12 @@ class TestAuto:
 
     def test_what_is_set_stays(self, ordered: Dataset) -> None:
         settings: Settings = {
-            "towers": {"history": "mean", "query_id": "on", "similarity": "cosine"},
+            "towers": {
+                "history": "mean",
+                "question_time": "off",
+                "query_id": "on",
+                "similarity": "cosine",
+            },
             "loss": {"kind": "bce", "negatives": "mixed", "num_negatives": 9},
             "training": {
                 "batch_size": 7,
