@@ -25,6 +25,7 @@ from twotower.exports.onnx import write_query_tower
 from twotower.exports.onnx_inputs import TowerInputs
 from twotower.serving.answers import Recommendation
 from twotower.serving.arguments import queries_of
+from twotower.serving.bundle import write_bundle
 from twotower.serving.client import Client
 from twotower.serving.session import Session
 from twotower.training.choices import resolve
@@ -41,7 +42,7 @@ NOON = 1_900_000_800.0
 def bundle(small_world: SyntheticTables, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle whose query tower reads the time of the question, none of whose weights is 0."""
     out = tmp_path_factory.mktemp("asked") / "model"
-    retriever = train(
+    contents = train(
         small_world.interactions,
         items=small_world.items,
         queries=small_world.queries,
@@ -55,13 +56,15 @@ def bundle(small_world: SyntheticTables, tmp_path_factory: pytest.TempPathFactor
             "training": {"epochs": 1, "batch_size": 64, "precision": "float32"},
         },
         baselines=[],
-    ).retriever
+    ).retriever.contents
     generator = torch.Generator().manual_seed(1)
-    tower = retriever.encoding.model.query_tower.question_time
-    with torch.no_grad():
-        for weights in tower.parameters():  # type: ignore[union-attr]
-            weights.add_(0.5 * torch.randn(weights.shape, generator=generator))
-    retriever.save(out)
+    weights = {
+        name: value + 0.5 * torch.randn(value.shape, generator=generator)
+        if "question_time" in name
+        else value
+        for name, value in contents.weights.items()
+    }
+    write_bundle(out, replace(contents, weights=weights))
     return out
 
 
