@@ -154,8 +154,17 @@ def _choose_towers(
             choices.decide("towers.query_id", "off", "the history says who asks")
 
 
+def hindrance_of_question_time(towers: TowersConfig, dataset: Dataset) -> str:
+    """Return why the query tower cannot read when it is asked, or nothing; the history is decided."""
+    if dataset.interactions.times is None:
+        return "the events have no times"
+    if not dataset.ordered:
+        return "the events have no order"
+    return "the query tower reads no history" if towers.history == "none" else ""
+
+
 def _choose_question_time(choices: _Choices, dataset: Dataset) -> None:
-    """Decide whether the query tower reads when it is asked; the history is decided.
+    """Decide whether the query tower reads when it is asked.
 
     Raises:
         ConfigError: It cannot, though it shall.
@@ -163,18 +172,11 @@ def _choose_question_time(choices: _Choices, dataset: Dataset) -> None:
     towers = choices.config.towers
     if towers.question_time == "auto":
         choices.decide("towers.question_time", "off")
-    elif towers.question_time == "on":
-        hindrance = ""
-        if dataset.interactions.times is None:
-            hindrance = "the events have no times"
-        elif not dataset.ordered:
-            hindrance = "the events have no order"
-        elif towers.history == "none":
-            hindrance = "the query tower reads no history"
-        if hindrance:
-            raise ConfigError(
-                f"towers.question_time must be 'off' or 'auto' where {hindrance}, got 'on'."
-            )
+    hindrance = hindrance_of_question_time(towers, dataset)
+    if towers.question_time == "on" and hindrance:
+        raise ConfigError(
+            f"towers.question_time must be 'off' or 'auto' where {hindrance}, got 'on'."
+        )
 
 
 def _choose_training(
