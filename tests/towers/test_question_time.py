@@ -2,7 +2,6 @@
 
 from datetime import UTC, datetime
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -12,10 +11,9 @@ from torch import Tensor
 from twotower.towers.history_encoders import HISTORY_ENCODERS
 from twotower.towers.layers import NUM_GAPS
 from twotower.towers.model import QueryTower, TwoTower
-from twotower.towers.question_time import Asked, QuestionTime, asked_at, hours_of_week
+from twotower.towers.question_time import Asked, QuestionTime, asked_at
 
 DIM, LENGTH = 3, 5
-CPU = torch.device("cpu")
 
 
 def awake(dropout: float = 0.0) -> QuestionTime:
@@ -30,23 +28,20 @@ def awake(dropout: float = 0.0) -> QuestionTime:
 @given(st.datetimes(datetime(1900, 1, 1), datetime(2100, 1, 1)))
 def test_hours_are_those_of_the_calendar(moment: datetime) -> None:
     moment = moment.replace(tzinfo=UTC)
-    found = hours_of_week(np.array([moment.timestamp()]))
-    assert found.tolist() == [24 * moment.weekday() + moment.hour]
-
-
-def test_a_moment_that_is_not_known_has_no_hour() -> None:
-    assert hours_of_week(np.array([np.nan, np.inf, -np.inf])).tolist() == [-1] * 3
+    seconds = torch.tensor([moment.timestamp()], dtype=torch.float64)
+    found = asked_at(seconds, None, torch.tensor([True]))
+    assert found.hours.tolist() == [24 * moment.weekday() + moment.hour]
+    assert found.gaps.isnan().all()
 
 
 def test_gaps_are_counted_from_the_last_event() -> None:
-    moments = np.array([1.6e9 + 7, 1.6e9, np.nan, np.inf, 1.6e9])
-    last = np.array([1.6e9, 1.6e9 + 5, 1.6e9, 1.6e9, 0.0])
-    has_event = np.array([True, True, True, True, False])
-    asked = asked_at(moments, last, has_event, CPU)
+    moments = torch.tensor([1.6e9 + 7, 1.6e9, torch.nan, torch.inf, 1.6e9], dtype=torch.float64)
+    last = torch.tensor([1.6e9, 1.6e9 + 5, 1.6e9, 1.6e9, 0.0], dtype=torch.float64)
+    has_event = torch.tensor([True, True, True, True, False])
+    asked = asked_at(moments, last, has_event)
     assert asked.gaps[:2].tolist() == [7, -5]
     assert asked.gaps[2:].isnan().all()
     assert asked.hours.tolist() == [156, 156, -1, -1, 156]  # a Sunday at 12:26
-    assert asked_at(moments, None, has_event, CPU).gaps.isnan().all()
 
 
 def test_the_parts_by_hand() -> None:

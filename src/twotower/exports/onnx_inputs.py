@@ -84,11 +84,7 @@ class TowerInputs:
             arrays[TIMES] = np.where(windows.rows == PADDING_ROW, 0.0, times)
         if self.reads_question_time:
             asked = histories.asked
-            arrays[ASKED] = (
-                np.full(len(histories), np.nan)
-                if asked is None
-                else np.where(np.isfinite(asked), asked, np.nan)
-            )
+            arrays[ASKED] = np.full(len(histories), np.nan) if asked is None else asked
         if self.event_features:
             rows = windows.event_rows
             if rows is None:

@@ -20,7 +20,7 @@ from twotower.towers.history import HistoryEncoder, Recurrent
 from twotower.towers.history_encoders import HISTORY_ENCODERS
 from twotower.towers.layers import NUM_GAPS, SinceLast
 from twotower.towers.model import QueryTower, TwoTower
-from twotower.towers.question_time import DAY_HOURS, FIRST_WEEKDAY, WEEK_DAYS, Asked, QuestionTime
+from twotower.towers.question_time import DAY_HOURS, Asked, QuestionTime, asked_at
 from twotower.towers.transformer import Transformer
 from twotower.vocab import PADDING_ROW, UNKNOWN_ROW
 
@@ -99,7 +99,7 @@ class QueryModule(nn.Module):
         mask, asked = rows != PADDING_ROW, None
         if self.reads_question_time:
             assert times is not None
-            asked = _asked(next(given), times[:, -1], mask[:, -1])
+            asked = asked_at(next(given), times[:, -1], mask[:, -1])
         vectors = self.items[rows]
         if self.events:
             vectors = self.model.event_inputs(vectors, {name: next(given) for name in self.events})
@@ -255,22 +255,6 @@ class _Since(nn.Module):
         is_read = mask[:, 1:] & mask[:, :-1] & ~gaps.isnan()
         vectors = self.table(rows).masked_fill(~is_read[:, :, None], 0.0)
         return F.pad(vectors, (0, 0, 1, 0))
-
-
-def _asked(moments: Tensor, last_times: Tensor, has_event: Tensor) -> Asked:
-    """Return what ``question_time.asked_at`` returns, by operators that ONNX has.
-
-    Args:
-        moments: ``(B,)`` seconds since 1970, NaN where the question has no time.
-        last_times: ``(B,)`` those of the last events, NaN where they have none.
-        has_event: ``(B,)`` bool.
-    """
-    gaps = torch.where(has_event, moments - last_times, torch.nan)
-    is_known = ~moments.isnan()
-    hours = torch.floor(torch.where(is_known, moments, 0.0) / 3600) + FIRST_WEEKDAY * DAY_HOURS
-    week = WEEK_DAYS * DAY_HOURS
-    hours = hours - week * torch.floor(hours / week)
-    return Asked(gaps, torch.where(is_known, hours, -1.0).long())
 
 
 class _QuestionTime(nn.Module):

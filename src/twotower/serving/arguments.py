@@ -135,7 +135,7 @@ def seconds_of(given: object, what: str) -> float:
         given = (given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp()
     try:
         seconds = math.nan if isinstance(given, bool) else float(given)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         seconds = math.nan
     if not abs(seconds) <= LATEST:  # NaN, too
         raise ArgumentError(

@@ -386,7 +386,8 @@ class Retriever(Recommender):
         """
         if query_id is None and features is None and history is None:
             query_id = self.query_ids
-            parts = [query_id[at : at + _AT_ONCE] for at in range(0, len(query_id), _AT_ONCE)]
+            starts = range(0, len(query_id), _AT_ONCE)
+            parts = [query_id[start : start + _AT_ONCE] for start in starts]
             return np.concatenate([self.encode_queries(part, at=at) for part in parts])
         told = arguments.queries_of(query_id, features, history, at)
         vectors = self._vectors_of(self.queries.described(told))

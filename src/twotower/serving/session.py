@@ -181,8 +181,9 @@ class Session:
         encoding = self._retriever.encoding
         asked = None
         if encoding.model.reads_question_time:
-            last = None if times is None else times[-1:]
-            asked = asked_at(moments, last, np.array([True]), encoding.device)
+            last = None if times is None else torch.from_numpy(times[-1:])
+            asked = asked_at(torch.from_numpy(moments), last, torch.tensor([True]))
+            asked = asked.to(encoding.device)
         for place in range(first, num):
             seconds = None if times is None else float(times[place] - times[0])
             event = None

@@ -176,8 +176,9 @@ class Encoding:
         moments = None if times is None else to_moments(since_first(times, rows), self.device)
         asked = None
         if histories.asked is not None and self.model.reads_question_time:
-            last = None if times is None else times[:, -1]
-            asked = asked_at(histories.asked, last, rows[:, -1] != PADDING_ROW, self.device)
+            last = None if times is None else torch.from_numpy(times[:, -1])
+            has_event = torch.from_numpy(rows[:, -1] != PADDING_ROW)
+            asked = asked_at(torch.from_numpy(histories.asked), last, has_event).to(self.device)
         return self.model.encode_queries(features, vectors, mask, moments, asked=asked)
 
     def _moved(self, rows: npt.NDArray[np.integer]) -> Tensor:

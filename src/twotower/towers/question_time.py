@@ -3,16 +3,15 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from twotower.arrays import Bools, Floats
 from twotower.towers.layers import NUM_GAPS, gap_rows
 
 DAY_HOURS, WEEK_DAYS = 24, 7
-FIRST_WEEKDAY = 3
-"""1970 began on a Thursday; Monday is day 0."""
+WEEK_HOURS = DAY_HOURS * WEEK_DAYS
+FIRST_HOURS = 3 * DAY_HOURS
+"""1970 began on a Thursday; weeks begin on Monday."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,35 +30,27 @@ class Asked:
     def __getitem__(self, where: Any) -> "Asked":
         return Asked(self.gaps[where], self.hours[where])
 
-
-def hours_of_week(seconds: Floats) -> Floats:
-    """Return the hour of the week in UTC of each moment: float64 in 0..167, -1 where it is not finite.
-
-    Args:
-        seconds: Since 1970, of any shape.
-    """
-    is_known = np.isfinite(seconds)
-    hours = np.floor(np.where(is_known, seconds, 0.0) / 3600) + FIRST_WEEKDAY * DAY_HOURS
-    return np.where(is_known, hours % (WEEK_DAYS * DAY_HOURS), -1.0)
+    def to(self, device: torch.device) -> "Asked":
+        """Return the same on a device."""
+        gaps = self.gaps.to(device, torch.float32 if device.type == "mps" else None)
+        return Asked(gaps, self.hours.to(device))
 
 
-def asked_at(
-    moments: Floats, last_times: Floats | None, has_event: Bools, device: torch.device
-) -> Asked:
+def asked_at(moments: Tensor, last_times: Tensor | None, has_event: Tensor) -> Asked:
     """Return what the query tower reads of the times of questions.
 
     Args:
-        moments: ``(...)`` seconds since 1970 when each question is asked; not finite where unknown.
+        moments: ``(...)`` float64 seconds since 1970 when each question is asked; not finite where unknown.
         last_times: ``(...)`` those of the last event before each; None where events have no times.
-        has_event: ``(...)`` whether there is such an event.
-        device: Of the result.
+        has_event: ``(...)`` bool, whether there is such an event.
     """
-    gaps = np.full(moments.shape, np.nan)
+    is_known = moments.isfinite()
+    gaps = torch.full_like(moments, torch.nan)
     if last_times is not None:
-        np.subtract(moments, last_times, where=has_event & np.isfinite(moments), out=gaps)
-    hours = torch.from_numpy(hours_of_week(moments).astype(np.int64))
-    wide = torch.float32 if device.type == "mps" else None
-    return Asked(torch.from_numpy(gaps).to(device, wide), hours.to(device))
+        gaps = torch.where(has_event & is_known, moments - last_times, gaps)
+    hours = torch.floor(torch.where(is_known, moments, 0.0) / 3600) + FIRST_HOURS
+    hours = hours - WEEK_HOURS * torch.floor(hours / WEEK_HOURS)
+    return Asked(gaps, torch.where(is_known, hours, -1.0).long())
 
 
 class QuestionTime(nn.Module):

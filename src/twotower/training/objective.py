@@ -163,12 +163,10 @@ class Objective:
         question_times = None
         if batch.asked is not None and history is not None and self.model.reads_question_time:
             read_up_to = np.s_[:, -1] if wanted is None else np.s_[:]
-            question_times = asked_at(
-                batch.asked,
-                None if moments is None else moments[read_up_to],
-                history[read_up_to] != PADDING_ROW,
-                encoding.device,
-            )
+            last = None if moments is None else torch.from_numpy(moments[read_up_to])
+            has_event = torch.from_numpy(history[read_up_to] != PADDING_ROW)
+            question_times = asked_at(torch.from_numpy(batch.asked), last, has_event)
+            question_times = question_times.to(encoding.device)
         of_events = None
         if event_rows is not None and encoding.event_features is not None:
             read = self._rows(event_rows)
