@@ -207,6 +207,7 @@ PARTS: dict[str, tuple[str, Callable[[int, float], Transformer]]] = {
     "positions": ("learnt positions for the bias by place", WithPositions),
     "filter": ("and a causal filter", WithFilter),
     "gap-bias": ("and a bias by the time between events", WithGapBias),
+    "question-time": ("and the time of the question", Transformer),
 }
 """Name -> how the table calls it, and what makes it."""
 
@@ -237,6 +238,8 @@ def run(name: str, part: str, seed: int, seconds: float) -> dict[str, Any]:
     """Return the validation figures of one training."""
     task = task_of(name)
     settings = [f"training.seed={seed}", "training.threads=1"]
+    if part == "question-time":
+        settings.append("towers.question_time=on")
     config, _ = resolve(task.config.with_settings(settings), task.dataset)
     with patch("twotower.towers.build.Transformer", PARTS[part][1]):
         trainer = Trainer(task.dataset, task.sides, config)

@@ -483,6 +483,18 @@ def _questions() -> Iterator[BadInput]:
         needs_bundle=True,
     )
     yield BadInput(
+        "a question at no time",
+        "recommend model --query 1 --at soon",
+        ("--at must be seconds since 1970", "2026-11-30T18:00", "'soon'"),
+        needs_bundle=True,
+    )
+    yield BadInput(
+        "a question before the history ends",
+        "recommend model --query 1 --at 7",
+        ("--at must not lie before the last event of the history, got 7", "at a later time"),
+        needs_bundle=True,
+    )
+    yield BadInput(
         "everyone, into a file of unknown kind",
         "recommend model --all --out answers.xlsx",
         ("--out must end in .parquet", "'answers.xlsx'"),

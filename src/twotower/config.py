@@ -204,6 +204,9 @@ class TowersConfig(Section):
     history_length: Annotated[int | None, Range(1, 100_000)] = None
     """Most recent events of the history that are read; without it 50, and 1,000 where half of a query's
     items is predicted from the other (``training.examples = "sets"``)."""
+    question_time: Literal["auto", "on", "off"] = "auto"
+    """Whether the query tower reads when it is asked: the time since the last event, the hour and the
+    weekday; events need times and an order. ``auto`` is off."""
     query_id: Literal["auto", "on", "off"] = "auto"
     """Whether each query has an embedding of its own; ``auto``: where it has no history, and beside one in
     order where queries have 20 events or more, there are up to 300,000, and validation prefers it (``tune``

@@ -22,12 +22,15 @@ class Histories:
         times: ``(events,)`` float64 seconds since 1970, or None where events have no time.
         event_rows: ``(events,)`` int32 where the features of each event stand in a table of them, whose
             first rows are reserved; None where nothing of an event is read but its item and time.
+        asked: ``(n,)`` float64 seconds since 1970 when each history is asked about, not finite where that
+            is not known; None where it is known of none.
     """
 
     offsets: Ints
     item_rows: Rows
     times: Floats | None = None
     event_rows: Rows | None = None
+    asked: Floats | None = None
 
     def __len__(self) -> int:
         """Number of histories."""
@@ -54,14 +57,15 @@ class Histories:
         index = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
         times = None if self.times is None else self.times[index]
         event_rows = None if self.event_rows is None else self.event_rows[index]
-        return Histories(offsets, self.item_rows[index], times, event_rows)
+        asked = None if self.asked is None else self.asked[positions]
+        return Histories(offsets, self.item_rows[index], times, event_rows, asked)
 
     def where(self, mask: Bools) -> "Histories":
         """Return the histories with the events of ``mask`` alone."""
         kept = np.concatenate([[0], np.cumsum(mask)]).astype(np.int64)
         times = None if self.times is None else self.times[mask]
         event_rows = None if self.event_rows is None else self.event_rows[mask]
-        return Histories(kept[self.offsets], self.item_rows[mask], times, event_rows)
+        return Histories(kept[self.offsets], self.item_rows[mask], times, event_rows, self.asked)
 
     @staticmethod
     def of(histories: "list[Rows]") -> "Histories":

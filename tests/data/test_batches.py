@@ -30,6 +30,7 @@ COLUMNS = (
     "labels",
     "weights",
     "impression_rows",
+    "asked",
 )
 
 rows_of_events = st.lists(
@@ -129,6 +130,8 @@ def test_an_epoch_holds_each_example_once_with_all_that_belongs_to_it(
             for n, place in enumerate(places_of(batch)):
                 row = (batch.query_rows[n], batch.item_rows[n], batch.labels[n])
                 assert row == rows[place]
+                assert batch.asked is not None
+                assert batch.asked[n] == place  # its time
     assert batches.num_examples == len(wanted)
 
 

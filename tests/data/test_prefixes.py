@@ -1,5 +1,7 @@
 """Batches of whole histories: each event once an epoch, with what came before it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -104,6 +106,22 @@ def test_times_and_weights_go_with_their_events() -> None:
         assert (batch.weights[wanted] == batch.target_rows[wanted] - 99).all()
         assert not batch.times[~read].any()
         assert not batch.weights[~wanted].any()
+
+
+@pytest.mark.parametrize("next_events", [1, 3])
+def test_a_question_is_asked_when_its_target_happens(next_events: int) -> None:
+    batches = PrefixBatches(
+        events_of(4, 9), batch_size=5, length=4, seed=1, next_events=next_events
+    )
+    for batch in batches.epoch(0):
+        assert batch.asked is not None
+        wanted = batch.target_rows > 0
+        assert (batch.asked[wanted] == (batch.target_rows[wanted] - 100) * 10.0).all()
+        assert not batch.asked[~wanted].any()
+    (untimed,) = PrefixBatches(
+        replace(events_of(3), times=None), batch_size=5, length=4, seed=1
+    ).epoch(0)
+    assert untimed.asked is None
 
 
 def test_equal_seeds_give_equal_batches() -> None:

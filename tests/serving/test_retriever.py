@@ -847,7 +847,7 @@ class TestArguments:
         assert given.lines_with["a"].tolist() == [True, True]
 
     def test_plain_values(self) -> None:
-        ids, given, lists, single = queries_of(np.int64(3), {"a": 1}, [np.int32(4), "5"])
+        ids, given, lists, single, _ = queries_of(np.int64(3), {"a": 1}, [np.int32(4), "5"])
         assert ids == [3]
         assert type(ids[0]) is int
         assert given is not None

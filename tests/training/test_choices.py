@@ -80,6 +80,7 @@ class TestAuto:
         settings: Settings = {
             "towers": {
                 "history": "mean",
+                "question_time": "off",
                 "query_id": "on",
                 "similarity": "cosine",
                 "query_hidden": [8],

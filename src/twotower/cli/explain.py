@@ -8,7 +8,7 @@ from rich.text import Text
 
 import twotower
 from twotower.cli.output import console, ids, print_json
-from twotower.cli.recommend import described
+from twotower.cli.recommend import described, moment_of
 
 _MOST_EVENTS = 5
 
@@ -20,6 +20,7 @@ def command(
     query: str | None = None,
     history: str | None = None,
     features: str | None = None,
+    at: str | None = None,
     json: bool = False,
 ) -> None:
     """Say what each feature and each event does for the score of one query and one item.
@@ -29,13 +30,12 @@ def command(
     Args:
         item: Id of an item.
     """
-    told = described(features)
+    told, moment = described(features), moment_of(at)
     from twotower.serving.titles import Titles
 
     retriever = twotower.Retriever.open(bundle)
-    found = retriever.explain(
-        query, item, features=told, history=None if history is None else ids(history)
-    )
+    events = None if history is None else ids(history)
+    found = retriever.explain(query, item, features=told, history=events, at=moment)
     if json:
         print_json(asdict(found))
         return

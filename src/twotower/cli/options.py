@@ -21,6 +21,7 @@ _HELP = {
     "lang": "Language of the report: English or Chinese.",
     "query": "Id of a query.",
     "history": "Item ids, oldest first: ID,ID,...",
+    "at": "When it is asked: seconds since 1970, or 2026-11-30T18:00 (UTC); now where not given.",
     "features": "Query features as a JSON object.",
     "filter": "Only items that match: 'genre = \"drama\" and year >= 2000'.",
     "baselines": "auto, none, or names with commas between: popularity,item_knn,ease.",

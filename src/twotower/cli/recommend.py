@@ -2,6 +2,7 @@
 
 import json as json_library
 import warnings
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from twotower import Recommendation, Retriever
     from twotower.features.schema import Side
     from twotower.rules.kinds import Rule
+    from twotower.serving.arguments import Moment
 
 
 def command(
@@ -26,6 +28,7 @@ def command(
     query: str | None = None,
     history: str | None = None,
     features: str | None = None,
+    at: str | None = None,
     all_: bool = False,
     out: Path | None = None,
     k: int = 10,
@@ -68,14 +71,14 @@ def command(
         raise ConfigError(f"--all and --out must be given together, got only {given}.")
     if out is not None:
         check_table_path(out)
-    told = described(features)
+    told, moment = described(features), moment_of(at)
     rules = _rules(boost or [], cap or [], diversify, explore, seed)
     retriever = twotower.Retriever.open(bundle)
     screen = console(json_wanted=json)
     if out is not None:
         with warnings.catch_warnings(record=True) as told_of:
             warnings.simplefilter("always", UserWarning)
-            frame = retriever.recommend_all(k, filter=filter_, words=share, rules=rules)
+            frame = retriever.recommend_all(k, filter=filter_, words=share, rules=rules, at=moment)
         if out.suffix == ".csv":
             frame = frame.select(c for c in frame.columns if not frame[c].dtype.is_nested())
         write_tables({out: frame})
@@ -85,6 +88,7 @@ def command(
         query,
         features=told,
         history=None if history is None else ids(history),
+        at=moment,
         k=k,
         filter=filter_,
         words=share,
@@ -178,6 +182,25 @@ def described(text: str | None) -> dict[str, object] | None:
     if not isinstance(value, dict):
         raise ConfigError(f"--features must be a JSON object, got {text!r}.")
     return value
+
+
+def moment_of(text: str | None) -> "Moment | None":
+    """Return the time that --at states.
+
+    Raises:
+        ConfigError: It is neither a number nor a time in ISO 8601.
+    """
+    if text is None:
+        return None
+    number = _number(text)
+    if number is not None:
+        return number
+    try:
+        return datetime.fromisoformat(text.strip())
+    except ValueError as error:
+        raise ConfigError(
+            f"--at must be seconds since 1970, or a time such as 2026-11-30T18:00, got {text!r}."
+        ) from error
 
 
 def as_json(retriever: "Retriever", answer: "Recommendation", of: "Side") -> dict[str, Any]:

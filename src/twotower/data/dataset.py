@@ -168,6 +168,11 @@ class Cases:
         return len(self.query_rows)
 
     @property
+    def questions(self) -> Histories:
+        """The histories, each with the moment of its question: that of the first target."""
+        return replace(self.histories, asked=self.times)
+
+    @property
     def owners(self) -> Rows | None:
         """The query of each case where some query has several, else None."""
         rows = self.query_rows

@@ -83,7 +83,7 @@ class Trial:
         chosen = np.sort(np.random.default_rng(0).permutation(known)[:MAX_QUERIES])
         self.cases = cases.take(chosen)
         self.features = scorer.features_of(self.cases)
-        self.query_vectors = self.encoding.query_vectors(self.features, self.cases.histories)
+        self.query_vectors = self.encoding.query_vectors(self.features, self.cases.questions)
         self.item_vectors = retriever.index.item_vectors
 
     @property

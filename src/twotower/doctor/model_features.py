@@ -70,7 +70,7 @@ def feature_losses(trial: Trial, item_transforms: tuple[Transform, ...]) -> list
         metric, paired by query.
     """
     encoding, rng = trial.encoding, np.random.default_rng(0)
-    histories, everyone = trial.cases.histories, np.ones(len(trial), np.bool_)
+    histories, everyone = trial.cases.questions, np.ones(len(trial), np.bool_)
     # Encoded afresh on both sides of the comparison, whatever vectors the bundle holds.
     items = encoding.item_vectors()
     before = trial.answer(trial.query_vectors, items)
@@ -98,7 +98,7 @@ def history_loss(trial: Trial) -> list[Loss]:
 
     ``unchanged`` counts the queries whose history then differs.
     """
-    histories = trial.cases.histories
+    histories = trial.cases.questions
     with_history = np.flatnonzero(histories.lengths)
     if not trial.encoding.model.reads_history or len(with_history) < FEW_HITS:
         return []

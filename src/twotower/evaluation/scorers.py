@@ -74,7 +74,7 @@ class ModelScorer:
         return {name: values[cases.query_rows] for name, values in self.query_features.items()}
 
     def _query_vectors(self, cases: Cases) -> torch.Tensor:
-        return self.encoding.query_vectors(self.features_of(cases), cases.histories)
+        return self.encoding.query_vectors(self.features_of(cases), cases.questions)
 
 
 @dataclass(frozen=True, eq=False)

@@ -129,7 +129,7 @@ def queries_of(retriever: Retriever, items: Items) -> Queries:
     return Queries(
         ids=table.ids.ids.gather(known),
         id_column=table.id_column,
-        vectors=retriever.encoding.query_vectors(features, histories).cpu().numpy(),
+        vectors=retriever.encoding.query_vectors(features, histories).cpu().numpy(),  # asked now
         seen=seen,
         features=features,
         histories=histories,

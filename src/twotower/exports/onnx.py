@@ -140,7 +140,13 @@ def _cases(inputs: TowerInputs) -> Iterator[tuple[Any, Histories]]:
     unknown = {name: values[[UNKNOWN_ROW]] for name, values in retriever.query_features.items()}
     many = {name: values.repeat(_MADE_UP, axis=0) for name, values in unknown.items()}
     yield unknown, Histories.empty(1)
-    yield many, Histories(offsets, rows)
+    # An event a day from 1970 on, and questions from an hour to some years after the last.
+    times = asked = None
+    if inputs.reads_question_time:
+        times = 86_400.0 * np.arange(len(rows), dtype=np.float64)
+        asked = times[offsets[1:] - 1] + 3_600.0 * np.arange(1.0, 1 + _MADE_UP) ** 2
+        yield many, Histories(offsets, rows, times)
+    yield many, Histories(offsets, rows, times, asked=asked)
 
 
 def _written(

@@ -12,7 +12,7 @@ from twotower.exports.folder import write_json
 from twotower.features.base import FeatureArrays, Transform
 from twotower.features.windows import WindowsTransform
 from twotower.histories import Histories, last_windows
-from twotower.serving.arguments import FeatureLines, History, Id, features_of, queries_of
+from twotower.serving.arguments import At, FeatureLines, History, Id, features_of, queries_of
 from twotower.serving.live_items import LiveIds
 from twotower.serving.retriever import Retriever
 from twotower.towers.model import QueryTower
@@ -20,7 +20,7 @@ from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-ITEM_ROWS, TIMES = "history.item_rows", "history.times"
+ITEM_ROWS, TIMES, ASKED = "history.item_rows", "history.times", "question.time"
 
 
 class TowerInputs:
@@ -42,6 +42,7 @@ class TowerInputs:
         self.reads_history = model.reads_history
         self.history_length = contents.config.towers.events_read
         self.reads_times = isinstance(tower, QueryTower) and tower.since is not None
+        self.reads_question_time = model.reads_question_time
         self.event_features: list[Transform] = []
         if isinstance(tower, QueryTower) and tower.events is not None:
             assert contents.events is not None
@@ -69,7 +70,7 @@ class TowerInputs:
     ) -> Arrays:
         """Return the inputs of ``n`` queries, as ``Encoding.query_vectors`` is given them.
 
-        Histories are padded on the left to the longest; an event without a time has NaN for one.
+        Histories are padded on the left to the longest; an event or a question without a time has NaN.
         """
         arrays: Arrays = {f"query.{name}": features[name] for name in names_of(self.query_features)}
         if not self.reads_history:
@@ -77,10 +78,13 @@ class TowerInputs:
         longest = int(histories.lengths.max(initial=1))
         windows = last_windows(histories, min(longest, self.history_length))
         arrays[ITEM_ROWS] = np.searchsorted(self.item_rows, windows.rows).astype(np.int32)
-        if self.reads_times:
+        if self.reads_times or self.reads_question_time:
             unknown = np.full(windows.rows.shape, np.nan)
             times = unknown if windows.times is None else windows.times
             arrays[TIMES] = np.where(windows.rows == PADDING_ROW, 0.0, times)
+        if self.reads_question_time:
+            asked = histories.asked
+            arrays[ASKED] = np.full(len(histories), np.nan) if asked is None else asked
         if self.event_features:
             rows = windows.event_rows
             if rows is None:
@@ -98,8 +102,10 @@ class TowerInputs:
             rows = {"kind": "history", "ids": "history_ids.json", "most": self.history_length}
             write_json(folder / "history_ids.json", self.history_ids())
             history.append({"name": ITEM_ROWS, **rows})
-        if self.reads_history and self.reads_times:
+        if self.reads_history and (self.reads_times or self.reads_question_time):
             history.append({"name": TIMES, "kind": "seconds since 1970"})
+        if self.reads_question_time:
+            history.append({"name": ASKED, "kind": "seconds since 1970"})
         of_query = _described("query", self.query_features, folder)
         of_event = _described("event", self.event_features, folder)
         return {
@@ -138,6 +144,7 @@ def query_inputs(
     *,
     features: FeatureLines | None = None,
     history: History | None = None,
+    at: At = None,
 ) -> Arrays:
     """Return the inputs of the exported query tower for ``n`` queries.
 
@@ -146,6 +153,7 @@ def query_inputs(
         query_id: As of ``Retriever.recommend``.
         features: As of ``Retriever.recommend``.
         history: As of ``Retriever.recommend``.
+        at: As of ``Retriever.recommend``.
 
     Returns:
         Name of the input -> ``(n, ...)`` array.
@@ -153,7 +161,7 @@ def query_inputs(
     Raises:
         ValueError: As ``recommend``.
     """
-    asked = retriever.queries.described(queries_of(query_id, features, history))
+    asked = retriever.queries.described(queries_of(query_id, features, history, at))
     return TowerInputs(retriever).of_queries(asked.features, asked.histories, asked.events)
 
 

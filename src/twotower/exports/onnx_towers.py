@@ -20,6 +20,7 @@ from twotower.towers.history import HistoryEncoder, Recurrent
 from twotower.towers.history_encoders import HISTORY_ENCODERS
 from twotower.towers.layers import NUM_GAPS, SinceLast
 from twotower.towers.model import QueryTower, TwoTower
+from twotower.towers.question_time import DAY_HOURS, Asked, QuestionTime, asked_at
 from twotower.towers.transformer import Transformer
 from twotower.vocab import PADDING_ROW, UNKNOWN_ROW
 
@@ -79,23 +80,30 @@ class QueryModule(nn.Module):
             form = resolved(HISTORY_ENCODERS[history].onnx)
             tower.history = tower.history if form is None else form(tower.history)
         self.model = TwoTower(tower, nn.Identity(), similarity=model.similarity)
-        self.reads_times = getattr(model.query_tower, "since", None) is not None
+        self.reads_question_time = model.reads_question_time
+        self.reads_times = (
+            self.reads_question_time or getattr(model.query_tower, "since", None) is not None
+        )
         self.names, self.events = tuple(names), tuple(events)
         if items is not None:
             self.items = nn.Buffer(items.cpu())
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Map one tensor a feature, item rows ``(B, L)``, seconds ``(B, L)``, events to ``(B, dim)``."""
+        """Map features, item rows ``(B, L)``, seconds ``(B, L)`` and ``(B,)``, events to ``(B, dim)``."""
         given = iter(inputs)
         features = {name: next(given) for name in self.names}
         if not self.model.reads_history:
             return self.model.encode_queries(features)
         rows = next(given).long()
         times = next(given) if self.reads_times else None
+        mask, asked = rows != PADDING_ROW, None
+        if self.reads_question_time:
+            assert times is not None
+            asked = asked_at(next(given), times[:, -1], mask[:, -1])
         vectors = self.items[rows]
         if self.events:
             vectors = self.model.event_inputs(vectors, {name: next(given) for name in self.events})
-        return self.model.encode_queries(features, vectors, rows != PADDING_ROW, times)
+        return self.model.encode_queries(features, vectors, mask, times, asked=asked)
 
 
 def _traceable(tower: nn.Module) -> nn.Module:
@@ -113,6 +121,8 @@ def _traceable(tower: nn.Module) -> nn.Module:
                     module.encoders[place] = form(encoder)
     if isinstance(tower, QueryTower) and tower.since is not None:
         tower.since = cast("SinceLast", _Since(tower.since))
+    if isinstance(tower, QueryTower) and tower.question_time is not None:
+        tower.question_time = cast("QuestionTime", _QuestionTime(tower.question_time))
     return tower
 
 
@@ -245,3 +255,19 @@ class _Since(nn.Module):
         is_read = mask[:, 1:] & mask[:, :-1] & ~gaps.isnan()
         vectors = self.table(rows).masked_fill(~is_read[:, :, None], 0.0)
         return F.pad(vectors, (0, 0, 1, 0))
+
+
+class _QuestionTime(nn.Module):
+    """``QuestionTime``, whose buckets are told by comparison; see ``_Since``."""
+
+    def __init__(self, read: QuestionTime) -> None:
+        super().__init__()
+        self.gaps, self.hours, self.weekdays = read.gaps, read.hours, read.weekdays
+        self.bounds = nn.Buffer(2.0 ** torch.arange(1, NUM_GAPS, dtype=torch.float64))
+
+    def forward(self, asked: Asked) -> Tensor:
+        rows = (1 + asked.gaps[:, None] >= self.bounds).sum(dim=1)
+        gaps = torch.where(~asked.gaps.isnan()[:, None], self.gaps(rows), 0.0)
+        hours = asked.hours.clamp(min=0)
+        of_hours = self.hours(hours % DAY_HOURS) + self.weekdays(hours // DAY_HOURS)
+        return gaps + torch.where((asked.hours >= 0)[:, None], of_hours, 0.0)

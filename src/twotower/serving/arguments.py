@@ -1,14 +1,17 @@
 """The forms in which callers describe queries and items, and how they become one form."""
 
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from twotower.caller import argument
 from twotower.errors import ArgumentError, did_you_mean
 from twotower.features.base import FeatureArrays
 from twotower.features.dataframes import Frame, as_polars, is_frame, line_of
@@ -25,6 +28,10 @@ TIME = "time"
 """Key of an event's time in such a mapping: seconds since 1970."""
 LATEST = 1e12
 """Largest distance of an event's time from 1970, in seconds: 31,700 years."""
+Moment = float | datetime
+"""Seconds since 1970, or a datetime; one without a time zone is in UTC."""
+At = Moment | Sequence[Moment | None] | None
+"""The time of the question: of all queries, or of each; None for now."""
 DEEPEST = 32
 """Levels of nested lists and mappings that an argument may have. Six are enough for every use."""
 FeatureLines = Union[Mapping[str, object], Sequence[Mapping[str, object]], Frame, "pandas.Series"]
@@ -65,22 +72,27 @@ class Told(NamedTuple):
         features: The features that the caller gave.
         histories: The events of each, oldest first.
         single: Whether the caller described one query, not a list of queries.
+        at: When each question is asked, in seconds since 1970, None for now; or None for now for all.
     """
 
     ids: list[Id | None]
     features: GivenFeatures | None
     histories: list[list[Event]] | None
     single: bool
+    at: list[float | None] | None = None
 
 
 def queries_of(
-    query_id: object, features: FeatureLines | None = None, history: object = None
+    query_id: object,
+    features: FeatureLines | None = None,
+    history: object = None,
+    at: At = None,
 ) -> Told:
     """Return queries in one form; see ``Recommender.recommend`` for the arguments.
 
     Raises:
-        ValueError: Nothing describes a query, the lists differ in length, or an argument has a form that
-            cannot be read.
+        ValueError: Nothing describes a query, the lists differ in length, ``at`` is no time, or an argument
+            has a form that cannot be read.
     """
     single = True
     ids: list[Id | None] | None = None
@@ -105,7 +117,48 @@ def queries_of(
         said = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise ArgumentError(f"query_id, features and history must be of equal length, got {said}.")
     num = next(iter(lengths.values()))
-    return Told([None] * num if ids is None else ids, given, lists, single)
+    ids = [None] * num if ids is None else ids
+    return Told(ids, given, lists, single, _moments(at, num, single=single))
+
+
+def seconds_of(given: object, what: str) -> float:
+    """Return a time in seconds since 1970.
+
+    Args:
+        given: A number, or a datetime.
+        what: Names it in the message.
+
+    Raises:
+        ValueError: It is no time, or farther than ``LATEST`` from 1970.
+    """
+    if isinstance(given, datetime):
+        given = (given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp()
+    try:
+        seconds = math.nan if isinstance(given, bool) else float(given)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        seconds = math.nan
+    if not abs(seconds) <= LATEST:  # NaN, too
+        raise ArgumentError(
+            f"{what} must be a number of seconds since 1970, at most {LATEST:g} from it, or a datetime, "
+            f"got {given!r}."
+        )
+    return seconds
+
+
+def _moments(at: Any, num: int, *, single: bool) -> list[float | None] | None:
+    """Return the time of each question, as ``Told`` holds them."""
+    if at is None:
+        return None
+    what = argument("at")
+    if not _is_list(at):
+        return [seconds_of(at, what)] * num
+    moments = list(at)
+    if single or len(moments) != num:
+        wanted = (
+            "one time for one query" if single else f"one time, or one for each of {num} queries"
+        )
+        raise ArgumentError(f"{what} must be {wanted}, got a list of {len(moments)}.")
+    return [None if each is None else seconds_of(each, what) for each in moments]
 
 
 def nothing_told() -> ArgumentError:

@@ -17,7 +17,7 @@ from twotower.features.dataframes import Frame
 from twotower.rules.kinds import rule_set
 from twotower.serving import arguments
 from twotower.serving.answers import Recommendation, Recommendations
-from twotower.serving.arguments import Event, FeatureLines, History, Id, Told
+from twotower.serving.arguments import At, Event, FeatureLines, History, Id, Moment, Told
 from twotower.serving.explain import Contribution, Explanation
 from twotower.serving.recommender import Recommender, Wanted
 
@@ -116,6 +116,7 @@ class Client(Recommender):
         *,
         features: FeatureLines | None = None,
         history: History | None = None,
+        at: At = None,
     ) -> Float32s:
         """Return query vectors, ``(n, dim)`` float32; see ``Retriever.encode_queries``.
 
@@ -123,7 +124,7 @@ class Client(Recommender):
             ValueError: The server cannot answer the request.
             ServerError: The server refused, failed or could not be reached.
         """
-        lines = _queries(arguments.queries_of(query_id, features, history))
+        lines = _queries(arguments.queries_of(query_id, features, history, at))
         return self._vectors("/encode/queries", "queries", lines, int(self.model["max_queries"]))
 
     def encode_items(
@@ -181,6 +182,7 @@ class Client(Recommender):
         *,
         features: Mapping[str, object] | None = None,
         history: Sequence[Event] | None = None,
+        at: Moment | None = None,
     ) -> Explanation:
         """Return the contributions to a score; see ``Retriever.explain``.
 
@@ -189,7 +191,13 @@ class Client(Recommender):
             ServerError: The server refused, failed or could not be reached.
         """
         events = None if history is None else list(history)
-        body = {"query_id": query_id, "item_id": item_id, "features": features, "history": events}
+        body = {
+            "query_id": query_id,
+            "item_id": item_id,
+            "features": features,
+            "history": events,
+            "at": None if at is None else arguments.seconds_of(at, "at"),
+        }
         told = self._ask("POST", "/explain", body)
         parts = tuple(Contribution(**part) for part in told["parts"])
         return Explanation(told["query_id"], told["item_id"], told["score"], parts)
@@ -288,9 +296,10 @@ def _queries(told: Told) -> list[dict[str, object]]:
     nothing = [None] * len(told.ids)
     features = nothing if told.features is None else told.features.lines()
     histories = nothing if told.histories is None else told.histories
+    moments = nothing if told.at is None else told.at
     return [
-        {"query_id": query_id, "features": line, "history": events}
-        for query_id, line, events in zip(told.ids, features, histories, strict=True)
+        {"query_id": query_id, "features": line, "history": events, "at": at}
+        for query_id, line, events, at in zip(told.ids, features, histories, moments, strict=True)
     ]
 
 

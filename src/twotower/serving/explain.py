@@ -1,6 +1,6 @@
 """Explanations of a score: what changes when one part of the towers' input is left out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -117,9 +117,15 @@ def explain(
             missing = queries.features[name][UNKNOWN_ROW : UNKNOWN_ROW + 1]
             effect = score - score_of({**query.features, name: missing}, query.histories)
             parts.append(Contribution("query", name, values.get(column), effect))
+    if encoding.model.reads_question_time and query.histories.asked is not None:
+        without_time = replace(query.histories, asked=None)
+        effect = score - score_of(query.features, without_time)
+        asked = float(query.histories.asked[0])
+        parts.append(Contribution("query", "time of the question", asked, effect))
     num, of_events = len(query.histories.item_rows), list[Contribution]()
     if encoding.model.reads_history and num:
-        effect = score - score_of(query.features, Histories.empty(1))
+        nothing_known = replace(Histories.empty(1), asked=query.histories.asked)
+        effect = score - score_of(query.features, nothing_known)
         parts.append(Contribution("query", "history", f"{num} events", effect))
         of_events = _of_events(queries, encoding, query, target, score)
     parts.sort(key=lambda part: -part.contribution)

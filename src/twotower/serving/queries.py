@@ -1,9 +1,8 @@
 """The input of the query tower: what a bundle knows about queries, and what a caller says about them."""
 
-import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
@@ -12,11 +11,13 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
+from twotower.arrays import Floats
+from twotower.caller import argument
 from twotower.errors import ArgumentError
 from twotower.features.base import FeatureArrays
 from twotower.histories import Histories
 from twotower.serving import arguments
-from twotower.serving.arguments import LATEST, TIME, Event, Id, Told, plain
+from twotower.serving.arguments import TIME, Event, Id, Told, plain, seconds_of
 from twotower.serving.bundle import Contents
 from twotower.serving.live_items import LiveIds
 from twotower.towers.encoding import to_tensors
@@ -29,7 +30,7 @@ class Described:
 
     Args:
         features: One array per query feature, with ``n`` rows.
-        histories: Their ``n`` histories.
+        histories: Their ``n`` histories, each with the time of its question.
         events: One tensor per feature of events, in which ``histories`` has row numbers; None for the
             bundle's own table of events.
         told: What the caller said about the queries.
@@ -81,7 +82,7 @@ class Queries:
 
         Raises:
             ValueError: ``strict`` is set and a feature is unknown, or an event lacks an item or has an
-                invalid time.
+                invalid time; or a question is asked before the last event of its history.
         """
         if told.features is not None:
             transforms = self.contents.queries.transforms
@@ -91,6 +92,7 @@ class Queries:
             histories, events = self.histories(rows), None
         else:
             histories, events = self.histories_of(told.histories)
+        histories = replace(histories, asked=moments_of(told.at, histories))
         return Described(self._features_of(told, rows), histories, events, told)
 
     def histories_of(
@@ -116,7 +118,8 @@ class Queries:
         times = event_rows = tensors = None
         of_known = [line.get(TIME) for line, known in zip(lines, is_known, strict=True) if known]
         if of_known and None not in of_known:
-            times = np.array([_seconds(line.get(TIME) or 0) for line in lines])
+            what = "the time of an event"
+            times = np.array([seconds_of(line.get(TIME) or 0, what) for line in lines])
         if events is not None:
             columns = [arguments.column_of(name, lines) for name in events.transforms.columns]
             arrays = events.transforms.apply_to_rows(pl.DataFrame(columns))
@@ -185,16 +188,32 @@ def _item_of(event: Event, item_column: str) -> Id:
     return plain([item_id])[0]  # type: ignore[no-any-return]
 
 
-def _seconds(given: Any) -> float:
-    if isinstance(given, datetime):
-        given = (given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp()
-    try:
-        seconds = float(given)
-    except (TypeError, ValueError):
-        seconds = math.nan
-    if not abs(seconds) <= LATEST:  # NaN, too
+def moments_of(at: Sequence[float | None] | None, histories: Histories) -> Floats:
+    """Return when each of ``n`` questions is asked, in seconds since 1970: ``(n,)`` float64.
+
+    Args:
+        at: What the caller said; now where that is None. A clock that is behind the last event is the
+            caller's: the question then counts as asked at that event.
+        histories: Of the ``n`` questions.
+
+    Raises:
+        ValueError: A time that was given lies before the last event of its history.
+    """
+    now = time.time()
+    num = len(histories)
+    moments = np.array([now if each is None else each for each in at or [None] * num], np.float64)
+    if at is None or histories.times is None:
+        return moments
+    has_event = histories.lengths > 0
+    last = np.full(num, -np.inf)
+    last[has_event] = histories.times[histories.offsets[1:][has_event] - 1]
+    is_given = np.array([each is not None for each in at], np.bool_)
+    early = np.flatnonzero(is_given & (moments < last))
+    if len(early):
+        which = int(early[0])
         raise ArgumentError(
-            f"the time of an event must be a number of seconds since 1970, at most {LATEST:g} from it, "
-            f"got {given!r}."
+            f"{argument('at')} must not lie before the last event of the history, got "
+            f"{moments[which]:.15g} where that is at {last[which]:.15g}; leave out the later events, or "
+            "ask at a later time."
         )
-    return seconds
+    return moments

@@ -8,7 +8,16 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 from twotower.features.dataframes import Frame
 from twotower.rules.kinds import Rule
 from twotower.serving.answers import Recommendation, Recommendations
-from twotower.serving.arguments import Event, FeatureLines, History, Id, Told, queries_of
+from twotower.serving.arguments import (
+    At,
+    Event,
+    FeatureLines,
+    History,
+    Id,
+    Moment,
+    Told,
+    queries_of,
+)
 
 
 class Choices(TypedDict, total=False):
@@ -53,6 +62,7 @@ class Recommender(ABC):
         *,
         features: Mapping[str, object] | None = None,
         history: Sequence[Event] | None = None,
+        at: Moment | None = None,
         **choices: Unpack[Choices],
     ) -> Recommendation: ...
 
@@ -63,6 +73,7 @@ class Recommender(ABC):
         *,
         features: Sequence[Mapping[str, object]] | Frame | None = None,
         history: Sequence[Sequence[Event]] | Sequence[Frame] | None = None,
+        at: At = None,
         **choices: Unpack[Choices],
     ) -> Recommendations: ...
 
@@ -73,6 +84,7 @@ class Recommender(ABC):
         *,
         features: FeatureLines | None = None,
         history: History | None = None,
+        at: At = None,
         **choices: Unpack[Choices],
     ) -> Recommendation | Recommendations: ...
 
@@ -82,6 +94,7 @@ class Recommender(ABC):
         *,
         features: FeatureLines | None = None,
         history: History | None = None,
+        at: At = None,
         k: int = 10,
         exclude_seen: bool | None = None,
         among: Iterable[Id] | None = None,
@@ -106,6 +119,9 @@ class Recommender(ABC):
                 its column, ``"time"`` in seconds since 1970 or as a datetime, and the columns of
                 ``features.event``. A frame is a list of such mappings. The model reads times only if every
                 event has one.
+            at: When the question is asked, in seconds since 1970 (UTC) or as a datetime; None for now. For
+                several queries, one time for all or a list of times. Models with
+                ``towers.question_time = "on"`` read it; others do not change their answers.
             k: Number of items, at least 1. A smaller catalogue returns all its items.
             exclude_seen: Whether to leave out the items of the history. By default they are left out unless
                 the training data had repeated items.
@@ -128,11 +144,12 @@ class Recommender(ABC):
             FilterError: ``filter``, or the filter of a rule, cannot be parsed or does not fit the items'
                 columns. The message shows the place.
             ValueError: ``k`` is below 1, nothing describes a query, the lists differ in length, an argument
-                has a form that cannot be read, ``words`` is out of range or above 0 without text on both
-                sides, or ``rules`` conflict or cap an unknown column.
+                has a form that cannot be read, ``at`` is no time or lies before the last event of the
+                history, ``words`` is out of range or above 0 without text on both sides, or ``rules``
+                conflict or cap an unknown column.
         """
         wanted = Wanted(k, exclude_seen, among, without, filter, words, rules, strict)
-        return self._recommended(queries_of(query_id, features, history), wanted)
+        return self._recommended(queries_of(query_id, features, history, at), wanted)
 
     @abstractmethod
     def _recommended(self, told: Told, wanted: Wanted) -> Recommendation | Recommendations: ...

@@ -29,10 +29,10 @@ from twotower.runtime import choose_device
 from twotower.serving import arguments, live_items, loading
 from twotower.serving.allowed import Allowed
 from twotower.serving.answers import Recommendation, Recommendations, recommendations
-from twotower.serving.arguments import Event, FeatureLines, History, Id, Told
+from twotower.serving.arguments import At, Event, FeatureLines, History, Id, Moment, Told
 from twotower.serving.bundle import Contents, open_bundle, write_bundle
 from twotower.serving.explain import Explanation, explain, reads
-from twotower.serving.queries import Described, Queries
+from twotower.serving.queries import Described, Queries, moments_of
 from twotower.serving.recommender import Recommender, Wanted
 from twotower.serving.reranking import Reranker, checked_k
 from twotower.serving.session import Session
@@ -236,6 +236,7 @@ class Retriever(Recommender):
         filter: str | None = None,  # noqa: A002 -- the word that users know
         words: float | Literal["auto"] = "auto",
         rules: Iterable[Rule] = (),
+        at: Moment | None = None,
     ) -> pl.DataFrame:
         """Recommend items to every query of the bundle; see ``Recommendations.to_polars`` for the columns.
 
@@ -244,14 +245,14 @@ class Retriever(Recommender):
         Raises:
             BundleError: The bundle is private and knows no query.
             FilterError: As ``recommend``.
-            ValueError: ``k`` is below 1, or as ``recommend`` for the words and the rules.
+            ValueError: ``k`` is below 1, or as ``recommend`` for the words, the rules and ``at``.
         """
         wanted = Wanted(k, exclude_seen, None, None, filter, words, tuple(rules))
         ids = self.query_ids
         for note in self._allowed.notes(filter, rule_set(wanted.rules)):
             warnings.warn(note, stacklevel=2)
         parts = (ids[start : start + _AT_ONCE] for start in range(0, len(ids), _AT_ONCE))
-        answers = (self._found(arguments.queries_of(part), wanted) for part in parts)
+        answers = (self._found(arguments.queries_of(part, at=at), wanted) for part in parts)
         return pl.concat([some.to_polars() for some in answers])
 
     def upsert_items(self, items: FeatureLines, *, strict: bool = False) -> int:
@@ -337,7 +338,7 @@ class Retriever(Recommender):
         self._allowed = self._allowed.of(contents)
 
     def score(self, pairs: Iterable[tuple[Id, Id]] | Frame) -> npt.NDArray[np.float32]:
-        """Return the score of each (query id, item id) pair: ``(n,)`` float32.
+        """Return the score of each (query id, item id) pair, asked now: ``(n,)`` float32.
 
         Args:
             pairs: Pairs of ids, or a frame with a column of query ids and one of item ids.
@@ -353,7 +354,9 @@ class Retriever(Recommender):
             raise ArgumentError(f"query ids must be known, got {pairs[unknown[0]][0]!r}.")
         distinct, places = np.unique(query_rows, return_inverse=True)
         arrays = {name: values[distinct] for name, values in self.query_features.items()}
-        vectors = self.encoding.query_vectors(arrays, self.queries.histories(distinct))
+        histories = self.queries.histories(distinct)
+        histories = replace(histories, asked=moments_of(None, histories))
+        vectors = self.encoding.query_vectors(arrays, histories)
         items = self._item_vectors(item_rows)
         scores = (vectors[torch.from_numpy(places)] * items).sum(dim=1)
         return np.asarray(scores.cpu().numpy(), np.float32)
@@ -364,16 +367,18 @@ class Retriever(Recommender):
         *,
         features: FeatureLines | None = None,
         history: History | None = None,
+        at: At = None,
     ) -> npt.NDArray[np.float32]:
         """Return the vectors of queries as a NumPy array: ``(n, dim)`` float32, ``(1, dim)`` for one query.
 
-        The score of a query and an item is the dot product of their vectors. Without arguments, it returns
-        the vectors of all queries, in the order of ``query_ids``.
+        The score of a query and an item is the dot product of their vectors. Without an argument that
+        describes a query, it returns the vectors of all queries, in the order of ``query_ids``.
 
         Args:
             query_id: One id, or a list of ids; unknown ids are allowed.
             features: See ``recommend``.
             history: See ``recommend``.
+            at: See ``recommend``.
 
         Raises:
             BundleError: There are no arguments, and the bundle is private.
@@ -381,9 +386,10 @@ class Retriever(Recommender):
         """
         if query_id is None and features is None and history is None:
             query_id = self.query_ids
-            parts = [query_id[at : at + _AT_ONCE] for at in range(0, len(query_id), _AT_ONCE)]
-            return np.concatenate([self.encode_queries(part) for part in parts])
-        told = arguments.queries_of(query_id, features, history)
+            starts = range(0, len(query_id), _AT_ONCE)
+            parts = [query_id[start : start + _AT_ONCE] for start in starts]
+            return np.concatenate([self.encode_queries(part, at=at) for part in parts])
+        told = arguments.queries_of(query_id, features, history, at)
         vectors = self._vectors_of(self.queries.described(told))
         return np.asarray(vectors.cpu().numpy(), np.float32)
 
@@ -455,6 +461,7 @@ class Retriever(Recommender):
         *,
         features: FeatureLines | None = None,
         history: Sequence[Event] | None = None,
+        at: Moment | None = None,
     ) -> Explanation:
         """Return how much each part of a query and of an item contributes to their score.
 
@@ -466,11 +473,12 @@ class Retriever(Recommender):
             item_id: An item of the catalogue.
             features: See ``recommend``; of one query.
             history: See ``recommend``; of one query.
+            at: See ``recommend``.
 
         Raises:
             ValueError: The item is not in the catalogue, or several queries are described.
         """
-        told = arguments.queries_of(query_id, features, history)
+        told = arguments.queries_of(query_id, features, history, at)
         row = self.known_item_rows([item_id])
         return explain(self.queries, self.encoding, told, item_id, int(row[0]))
 

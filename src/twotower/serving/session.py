@@ -8,15 +8,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from twotower.arrays import Floats
+from twotower.caller import argument
 from twotower.errors import ArgumentError
 from twotower.histories import Histories
 from twotower.rules.kinds import Rule
 from twotower.serving.answers import Recommendation
-from twotower.serving.arguments import TIME, Id
-from twotower.serving.queries import Described, Queries
+from twotower.serving.arguments import TIME, Id, Moment, seconds_of
+from twotower.serving.queries import Described, Queries, moments_of
 from twotower.serving.recommender import Wanted
 from twotower.towers.encoding import Encoding
 from twotower.towers.history import State
+from twotower.towers.question_time import asked_at
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW, rows_of_lines
 
 
@@ -65,7 +68,11 @@ class Session:
         told = query.told._replace(histories=None)
         self._query = replace(query, histories=histories, events=events, told=told)
         self._vector: torch.Tensor | None = None
+        self._asked: float | None = None
+        """When the question of ``_vector`` was asked, if the model reads that."""
         self._state: State | None = None
+        self._before: State | None = None
+        """The state without the last event that the model has read."""
         self._num_read = 0
         """Events that ``_state`` knows."""
 
@@ -104,7 +111,7 @@ class Session:
         if num > 1 and times is not None:
             times = None if before.times is None else np.append(before.times, times)
         if before.times is not None and times is None:  # read the events again, without times
-            self._state, self._num_read = None, 0
+            self._state, self._before, self._num_read = None, None, 0
         if events is not None and added is not None:
             events = {
                 name: torch.cat([values, added[name][FIRST_ROW:]])
@@ -126,42 +133,65 @@ class Session:
         filter: str | None = None,  # noqa: A002 -- the word that users know
         words: float | Literal["auto"] = "auto",
         rules: Iterable[Rule] = (),
+        at: Moment | None = None,
     ) -> Recommendation:
-        """Return the ``k`` best items now; see ``Retriever.recommend`` for the arguments.
+        """Return the ``k`` best items; see ``Retriever.recommend`` for the arguments.
 
         Raises:
             FilterError: See ``Retriever.recommend``.
             ValueError: See ``Retriever.recommend``.
         """
         wanted = Wanted(k, exclude_seen, among, without, filter, words, rules)
-        return self._retriever.answers(self._query, self._query_vector(), wanted)[0]
+        return self._retriever.answers(self._query, self._query_vector(at), wanted)[0]
 
-    def encode(self) -> npt.NDArray[np.float32]:
-        """Return the query's vector now: ``(dim,)`` float32."""
-        return np.asarray(self._query_vector()[0].cpu().numpy(), np.float32)
+    def encode(self, at: Moment | None = None) -> npt.NDArray[np.float32]:
+        """Return the query's vector: ``(dim,)`` float32.
 
-    def _query_vector(self) -> torch.Tensor:
-        if self._vector is None:
-            encoding, query = self._retriever.encoding, self._query
-            fits = 0 < len(query.histories.item_rows) <= encoding.history_length
+        Args:
+            at: When the question is asked; see ``Retriever.recommend``.
+
+        Raises:
+            ValueError: ``at`` is no time, or lies before the history's last event.
+        """
+        return np.asarray(self._query_vector(at)[0].cpu().numpy(), np.float32)
+
+    def _query_vector(self, at: Moment | None) -> torch.Tensor:
+        encoding, histories = self._retriever.encoding, self._query.histories
+        given = None if at is None else [seconds_of(at, argument("at"))]
+        moments = moments_of(given, histories)
+        asked = float(moments[0]) if encoding.model.reads_question_time else None
+        if self._vector is None or asked != self._asked:
+            query = replace(self._query, histories=replace(histories, asked=moments))
+            fits = 0 < len(histories.item_rows) <= encoding.history_length
             if fits and encoding.model.reads_history:
-                self._step()
+                self._step(moments)
             else:
                 self._vector = encoding.query_vectors(query.features, query.histories, query.events)
+            self._asked = asked
         assert self._vector is not None
         return self._vector
 
-    def _step(self) -> None:
-        """Read the events that the model has not read yet."""
+    def _step(self, moments: Floats) -> None:
+        """Read the events that the model has not read yet, or, for another moment, the last one again."""
         history, events = self._query.histories, self._query.events
         times = history.times
-        for place in range(self._num_read, len(history.item_rows)):
+        num, first, state = len(history.item_rows), self._num_read, self._state
+        if first == num:
+            first, state = num - 1, self._before
+        encoding = self._retriever.encoding
+        asked = None
+        if encoding.model.reads_question_time:
+            last = None if times is None else torch.from_numpy(times[-1:])
+            asked = asked_at(torch.from_numpy(moments), last, torch.tensor([True]))
+            asked = asked.to(encoding.device)
+        for place in range(first, num):
             seconds = None if times is None else float(times[place] - times[0])
             event = None
             if events is not None:
                 line = slice(FIRST_ROW + place, FIRST_ROW + place + 1)
                 event = {name: values[line] for name, values in events.items()}
-            self._vector, self._state = self._retriever.encoding.next_query_vector(
-                self._query.features, int(history.item_rows[place]), seconds, self._state, event
+            self._before = state
+            self._vector, state = encoding.next_query_vector(
+                self._query.features, int(history.item_rows[place]), seconds, state, event, asked
             )
-        self._num_read = len(history.item_rows)
+        self._state, self._num_read = state, num

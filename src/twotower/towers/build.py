@@ -15,6 +15,7 @@ from twotower.towers.history import HistoryEncoder
 from twotower.towers.history_encoders import HISTORY_ENCODERS
 from twotower.towers.layers import SinceLast, SkipMLP, TanhMLP
 from twotower.towers.model import CustomTower, ItemTower, QueryTower, TwoTower
+from twotower.towers.question_time import QuestionTime
 
 
 def build_model(
@@ -115,6 +116,11 @@ def build_model(
             events=events,
             items=own_items,
             since=SinceLast(config.dim, config.id_dropout) if reads_times else None,
+            question_time=(
+                QuestionTime(config.dim, config.id_dropout)
+                if config.question_time == "on"
+                else None
+            ),
         )
     start_alike(encoders)
     return _two_tower(config, queries, items, sentences)

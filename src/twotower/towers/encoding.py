@@ -18,6 +18,7 @@ from twotower.features.transforms import SideTransforms
 from twotower.histories import Histories, last_windows, since_first
 from twotower.towers.history import State
 from twotower.towers.model import TwoTower
+from twotower.towers.question_time import Asked, asked_at
 from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
 
 _CHUNK_ITEMS = 65_536
@@ -101,7 +102,7 @@ class Encoding:
 
         Args:
             features: One array a query feature, ``n`` lines each.
-            histories: Their ``n`` histories; read where the model reads histories.
+            histories: Their ``n`` histories, and when each is asked about; read where the model reads them.
             event_features: What the rows of the histories' events count in; None is the table of the
                 encoding.
         """
@@ -126,6 +127,7 @@ class Encoding:
         seconds: float | None,
         state: State | None,
         event: Mapping[str, Tensor] | None = None,
+        asked: Asked | None = None,
     ) -> tuple[Tensor, State]:
         """Return the vector of one query after one event more: ``(1, dim)``, and what to go on from.
 
@@ -136,6 +138,7 @@ class Encoding:
             state: Of the events before, of which there are fewer than ``history_length``; None where
                 there are none.
             event: One tensor a feature of the event, one line each, where the model reads them.
+            asked: ``(1,)`` when the question after the event is asked, where the model reads that.
         """
         rows = torch.tensor([item_row], device=self.device)
         moments = None if seconds is None else to_moments(np.array([seconds]), self.device)
@@ -143,7 +146,7 @@ class Encoding:
             inputs = self.model.history_inputs(self.features_of(rows))
             inputs = self.model.event_inputs(inputs, event)
             return self.model.step_queries(
-                to_tensors(features, self.device), inputs, moments, state
+                to_tensors(features, self.device), inputs, moments, state, asked
             )
 
     def is_known(self, features: FeatureArrays, histories: Histories) -> npt.NDArray[np.bool_]:
@@ -177,7 +180,12 @@ class Encoding:
             )
         mask = torch.from_numpy(rows != PADDING_ROW).to(self.device)
         moments = None if times is None else to_moments(since_first(times, rows), self.device)
-        return self.model.encode_queries(features, vectors, mask, moments)
+        asked = None
+        if histories.asked is not None and self.model.reads_question_time:
+            last = None if times is None else torch.from_numpy(times[:, -1])
+            has_event = torch.from_numpy(rows[:, -1] != PADDING_ROW)
+            asked = asked_at(torch.from_numpy(histories.asked), last, has_event).to(self.device)
+        return self.model.encode_queries(features, vectors, mask, moments, asked=asked)
 
     def _moved(self, rows: npt.NDArray[np.integer]) -> Tensor:
         return torch.from_numpy(rows.astype(np.int64)).to(self.device)

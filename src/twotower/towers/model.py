@@ -12,6 +12,7 @@ from twotower.errors import ArgumentError, check_positive
 from twotower.features.encoders import SideEncoder
 from twotower.towers.history import HistoryEncoder, State
 from twotower.towers.layers import SinceLast
+from twotower.towers.question_time import Asked, QuestionTime
 
 Features = Mapping[str, Tensor]
 
@@ -55,6 +56,7 @@ class QueryTower(nn.Module):
         events: Encoder of the features of earlier events, or None.
         items: Encoder of earlier items, in place of the item tower's, or None.
         since: Encoder of the time since the event before, or None.
+        question_time: Encoder of the time of the question, or None.
     """
 
     def __init__(
@@ -66,11 +68,13 @@ class QueryTower(nn.Module):
         events: SideEncoder | None = None,
         items: SideEncoder | None = None,
         since: SinceLast | None = None,
+        question_time: QuestionTime | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.history = history
         self.since = since
+        self.question_time = question_time
         self.events = events
         self.items = items
         self.block = block
@@ -83,6 +87,7 @@ class QueryTower(nn.Module):
         mask: Tensor,
         times: Tensor | None,
         wanted: Tensor | None = None,
+        asked: Asked | None = None,
     ) -> Tensor:
         """Map ``B`` queries to ``(B, dim)``, or ``n`` wanted positions of their histories to ``(n, dim)``.
 
@@ -94,6 +99,8 @@ class QueryTower(nn.Module):
             times: ``(B, L)`` seconds, or None.
             wanted: ``(B, L)`` bool positions, each read as if the history ended there; None wants the
                 last of each. It needs a history encoder.
+            asked: ``(B,)`` when each question is asked, or ``(B, L)`` where positions are wanted; None
+                where that is not known.
         """
         owners = None if wanted is None else wanted.nonzero()[:, 0]
         if self.since is not None and times is not None:
@@ -106,16 +113,26 @@ class QueryTower(nn.Module):
             read = self.history.last(item_vectors, mask, times)
         else:
             read = self.history(item_vectors, mask, times)[wanted]
-        return self.output(features, read, owners)
+            asked = None if asked is None else asked[wanted]
+        return self.output(features, read, owners, asked)
 
-    def output(self, features: Features, read: Tensor, owners: Tensor | None = None) -> Tensor:
+    def output(
+        self,
+        features: Features,
+        read: Tensor,
+        owners: Tensor | None = None,
+        asked: Asked | None = None,
+    ) -> Tensor:
         """Map what was read of histories to the tower's output, ``(n, dim)``.
 
         Args:
             features: One tensor a feature.
             read: ``(n, width of the features)`` of the history encoder; zeros where there is none.
             owners: ``(n,)`` int64 line of the features that each belongs to; None where they are as many.
+            asked: ``(n,)`` when each question is asked, or None.
         """
+        if self.question_time is not None and asked is not None:
+            read = read + cast("Tensor", self.question_time(asked))
         if self.encoder is not None:
             encoded = self.encoder(features)
             read = read + (encoded if owners is None else encoded.index_select(0, owners))
@@ -213,6 +230,12 @@ class TwoTower(nn.Module):
         return isinstance(self.query_tower, QueryTower) and self.query_tower.history is not None
 
     @property
+    def reads_question_time(self) -> bool:
+        """Whether the query tower reads when a question is asked."""
+        tower = self.query_tower
+        return isinstance(tower, QueryTower) and tower.question_time is not None
+
+    @property
     def query_features(self) -> frozenset[str] | None:
         """Names of the query features that the query tower reads."""
         return _features_read(self.query_tower)
@@ -263,6 +286,7 @@ class TwoTower(nn.Module):
         mask: Tensor | None = None,
         times: Tensor | None = None,
         wanted: Tensor | None = None,
+        asked: Asked | None = None,
     ) -> Tensor:
         """Map ``B`` queries, or the wanted positions of their histories, to ``(n, dim)``.
 
@@ -279,7 +303,8 @@ class TwoTower(nn.Module):
                 device = self.log_temperature.device
                 mask = torch.zeros(num, 1, dtype=torch.bool, device=device)
                 item_vectors = torch.zeros(num, 1, self.query_tower.dim, device=device)
-            return self._compared(self.query_tower(features, item_vectors, mask, times, wanted))
+            vectors = self.query_tower(features, item_vectors, mask, times, wanted, asked)
+            return self._compared(vectors)
         return self._compared(self.query_tower(features))
 
     def event_inputs(self, item_inputs: Tensor, features: Features | None) -> Tensor:
@@ -302,10 +327,12 @@ class TwoTower(nn.Module):
         item_vectors: Tensor,
         times: Tensor | None = None,
         state: State | None = None,
+        asked: Asked | None = None,
     ) -> tuple[Tensor, State]:
         """Map ``B`` queries, each with one event more than ``state`` knows, to ``(B, dim)``.
 
-        See ``HistoryEncoder.step``; the query tower must read histories.
+        See ``HistoryEncoder.step``; the query tower must read histories. The state knows nothing of
+        ``asked``, when the questions after the events are asked.
         """
         tower = self.query_tower
         assert isinstance(tower, QueryTower)
@@ -317,7 +344,7 @@ class TwoTower(nn.Module):
                 state = state[1:]
             before = (times,)
         read, state = tower.history.step(item_vectors, times, state)
-        return self._compared(tower.output(features, read)), (*before, *state)
+        return self._compared(tower.output(features, read, None, asked)), (*before, *state)
 
     def _compared(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors, dim=1) if self.similarity == "cosine" else vectors

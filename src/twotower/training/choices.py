@@ -114,6 +114,7 @@ def resolve(
         choices.decide("towers.similarity", "dot")
     encodes_items = config.features.tune_sentences and _reads_sentences(config, "item")
     _choose_towers(choices, dataset, custom, encodes_items=encodes_items)
+    _choose_question_time(choices, dataset)
     stated = [name for name in config.features.event if name != config.data.event_column]
     if stated and choices.config.towers.history == "none":
         raise ConfigError(
@@ -181,6 +182,31 @@ def _choose_for_examples(choices: _Choices) -> None:
     if towers.history_items == "auto":
         is_plain = is_sum and not config.features.tune_sentences
         choices.decide("towers.history_items", "separate" if is_plain else "tower")
+
+
+def hindrance_of_question_time(towers: TowersConfig, dataset: Dataset) -> str:
+    """Return why the query tower cannot read when it is asked, or nothing; the history is decided."""
+    if dataset.interactions.times is None:
+        return "the events have no times"
+    if not dataset.ordered:
+        return "the events have no order"
+    return "the query tower reads no history" if towers.history == "none" else ""
+
+
+def _choose_question_time(choices: _Choices, dataset: Dataset) -> None:
+    """Decide whether the query tower reads when it is asked.
+
+    Raises:
+        ConfigError: It cannot, though it shall.
+    """
+    towers = choices.config.towers
+    if towers.question_time == "auto":
+        choices.decide("towers.question_time", "off")
+    hindrance = hindrance_of_question_time(towers, dataset)
+    if towers.question_time == "on" and hindrance:
+        raise ConfigError(
+            f"towers.question_time must be 'off' or 'auto' where {hindrance}, got 'on'."
+        )
 
 
 def _choose_training(

@@ -125,7 +125,7 @@ def _with_kind(contents: Contents, kind: Literal["exact", "approximate"]) -> Con
 def _vectors_of(cases: Cases, scorer: ModelScorer) -> Tensor:
     """Return the vectors of the queries that the model knows something of, ``(n, dim)``."""
     arrays = {name: values[cases.query_rows] for name, values in scorer.query_features.items()}
-    vectors = scorer.encoding.query_vectors(arrays, cases.histories).float().cpu()
+    vectors = scorer.encoding.query_vectors(arrays, cases.questions).float().cpu()
     return vectors[torch.from_numpy(scorer.encoding.is_known(arrays, cases.histories))]
 
 

@@ -32,6 +32,7 @@ from twotower.losses.samplers import SAMPLERS
 from twotower.losses.softmax import SoftmaxLoss
 from twotower.towers.encoding import Encoding, to_moments
 from twotower.towers.model import TwoTower
+from twotower.towers.question_time import Asked, asked_at
 from twotower.training.mining import Miner
 from twotower.training.recompute import Recomputed
 from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
@@ -168,6 +169,14 @@ class Objective:
         times = None
         if moments is not None and history is not None:
             times = to_moments(since_first(moments, history), encoding.device)
+        question_times = None
+        asked_when = None if isinstance(batch, SetBatch) else batch.asked
+        if asked_when is not None and history is not None and self.model.reads_question_time:
+            read_up_to = np.s_[:, -1] if wanted is None else np.s_[:]
+            last = None if moments is None else torch.from_numpy(moments[read_up_to])
+            has_event = torch.from_numpy(history[read_up_to] != PADDING_ROW)
+            question_times = asked_at(torch.from_numpy(asked_when), last, has_event)
+            question_times = question_times.to(encoding.device)
         of_events = None
         if event_rows is not None and encoding.event_features is not None:
             read = self._rows(event_rows)
@@ -202,6 +211,7 @@ class Objective:
             wanted,
             of_events,
             owners,
+            question_times,
         )
 
     def loss_of(
@@ -378,6 +388,7 @@ class Reading:
         of_events: One tensor a feature of the histories' events, ``(B, L)`` lines each, or None.
         owners: ``(T,)`` int64 the query of each pair, where a query is one example and wants several items;
             else None.
+        asked: When the questions are asked, ``(B,)``, or ``(B, L)`` where positions are examples; or None.
     """
 
     encoding: Encoding
@@ -392,6 +403,7 @@ class Reading:
     wanted: Tensor | None = None
     of_events: Mapping[str, Tensor] | None = None
     owners: Tensor | None = None
+    asked: Asked | None = None
 
     def liked(self) -> Tensor | None:
         """Return the item rows that each example's history holds: ``(n, L)``, or None."""
@@ -432,7 +444,8 @@ class Reading:
         times = None if self.times is None else self.times[piece]
         wanted = None if self.wanted is None else self.wanted[piece]
         mask = self.known[piece] >= FIRST_ROW
-        return model.encode_queries(features, history, mask, times, wanted)
+        asked = None if self.asked is None else self.asked[piece]
+        return model.encode_queries(features, history, mask, times, wanted, asked)
 
 
 def turns_of(lengths: Sequence[int], views: Sequence[ViewConfig]) -> list[int]:

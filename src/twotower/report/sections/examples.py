@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from twotower.arrays import Rows
+from twotower.histories import Histories
 from twotower.serving.retriever import Retriever
 from twotower.serving.titles import Titles, clean
 from twotower.vocab import FIRST_ROW
@@ -57,7 +59,7 @@ def examples(
         return []
     ids = contents.queries.ids.ids_of(drawn).to_list()
     found = []
-    answers = retriever.recommend(ids, k=DEPTH)
+    answers = retriever.recommend(ids, k=DEPTH, at=_moments(histories, relevant, drawn))
     for place, (row, id_, answer) in enumerate(zip(drawn, ids, answers, strict=True), start=1):
         past = histories.of_one(row)
         past = past[past >= FIRST_ROW]
@@ -85,6 +87,20 @@ def examples(
             }
         )
     return found
+
+
+def _moments(histories: Histories, targets: Histories, rows: Rows) -> list[float | None] | None:
+    """Return when the test asks each query: at its first test item, not before its history ends."""
+    if targets.times is None:
+        return None
+    moments: list[float | None] = []
+    for row in rows:
+        first = targets.times[targets.offsets[row] : targets.offsets[row + 1]].min()
+        if histories.times is not None:
+            known = histories.times[histories.offsets[row] : histories.offsets[row + 1]]
+            first = max(first, known.max(initial=-np.inf))
+        moments.append(float(first))
+    return moments
 
 
 def _facts(retriever: Retriever, row: int) -> list[str]:

@@ -33,6 +33,8 @@ class Question(Wanted):
     query_id: Id | None
     features: dict[str, Any] | None
     history: Sequence[Event] | None
+    at: float | None = None
+    """When the question is asked, in seconds since 1970; None for now."""
     rules: tuple[Rule, ...] = ()
     columns: bool = False
     ignored: tuple[str, ...] = ()
@@ -312,6 +314,7 @@ def _together(model: Model, asked: list[Question]) -> list[Answered | Exception]
             ids or None,
             features=None if first.features is None else [q.features or {} for q in asked],
             history=None if first.history is None else [list(q.history or ()) for q in asked],
+            at=[question.at for question in asked],
             **{**first.choices, "k": max(question.k for question in asked)},
         )
     except Exception as error:

@@ -111,7 +111,7 @@ async def explain(body: schemas.ExplainBody, service: Serving) -> Response:
         _check_items(model, [body.item_id])
         features, ignored = model.known_features(body.features)
         found = model.retriever.explain(
-            body.query_id, body.item_id, features=features, history=body.history
+            body.query_id, body.item_id, features=features, history=body.history, at=body.at
         )
         parts = [vars(part) for part in found.parts]
         return {"ignored": ignored, **vars(found), "parts": parts}
@@ -150,7 +150,7 @@ async def encode_queries(body: schemas.QueriesBody, service: Serving) -> Respons
             if query.query_id is None and features is None and query.history is None:
                 raise nothing_told()  # the retriever would encode all that it knows
             found = model.retriever.encode_queries(
-                query.query_id, features=features, history=query.history
+                query.query_id, features=features, history=query.history, at=query.at
             )
             vectors += found.tolist()
         return {"vectors": vectors, "ignored": list(ignored)}
@@ -324,6 +324,7 @@ def _question(service: Service, query: schemas.QueryBody, choice: schemas.Choice
         query_id=query.query_id,
         features=query.features,
         history=query.history,
+        at=query.at,
         columns=choice.columns,
         rules=() if choice.rules is None else choice.rules.to_rules(),
     )

@@ -54,6 +54,7 @@ Id = (
     | Annotated[StrictStr, Field(max_length=LONGEST_ID)]
     | SkipJsonSchema[Annotated[int, pydantic.PlainValidator(_whole)]]  # 7.0 is 7 in JSON
 )
+Moment = Annotated[float, Field(strict=True, ge=-LATEST, le=LATEST)]
 Count = Annotated[int, Field(strict=True, ge=1), pydantic.BeforeValidator(_as_whole)]
 Text = Annotated[StrictStr, Field(max_length=LONGEST_TEXT)]
 Filter = Annotated[
@@ -92,6 +93,11 @@ class QueryBody(Told):
         None,
         description="Item ids, oldest first; or lines that hold the id under the name of its column, "
         "`time` in seconds since 1970, and what else the model reads of an event.",
+    )
+    at: Moment | None = Field(
+        None,
+        description="When the question is asked, in seconds since 1970; null: now. Read by models "
+        "that were trained with `towers.question_time`.",
     )
 
 
