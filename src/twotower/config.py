@@ -203,6 +203,12 @@ class TowersConfig(Section):
     does not try it)."""
     item_id: Literal["on", "off"] = "on"
     """Whether each item has an embedding of its own beside its features."""
+    popularity: Literal["auto", "on", "off"] = "auto"
+    """Whether the last number of an item's vector is its popularity of late, which history and features add
+    to: as of each event in training, as of the last event in a bundle. ``auto``: where the test holds all
+    that follows a moment, scores are dot products and items have ids."""
+    popularity_days: Positive = None
+    """Days after which an event counts half in that popularity; without it chosen on validation."""
     block: Literal["skip", "tanh"] = "skip"
     """How hidden layers stand on the features: ``skip`` adds what they find to the features' sum, with
     GELU; ``tanh`` is layers of tanh alone, as in DSSM, the first hidden width that of the features."""
@@ -286,8 +292,9 @@ class TrainingConfig(Section):
     examples: Literal["auto", "pairs", "prefixes"] = "auto"
     """What a batch holds: events, each with its history (``pairs``), or whole histories, each of whose
     positions is an example (``prefixes``)."""
-    next_events: Annotated[int, Range(1, 10**6)] = 1
-    """From how many next events of a history the one that is asked for is drawn; 1 is the next."""
+    next_events: Annotated[int | None, Range(1, 10**9)] = None
+    """From how many next events of a history the one that is asked for is drawn; 1 is the next. Without it
+    1, and where the test holds all that follows a moment, all of them."""
     optimizer: Annotated[str, _OPTIMIZERS] = "adamw"
     """The optimizer; embedding tables that a step only touches in part get its sparse form."""
     learning_rate: Positive = None

@@ -37,6 +37,8 @@ class PairBatch:
         impression_rows: ``(B, M)`` int32 items that were shown with the event and not taken, each
             once, right-aligned, ``PADDING_ROW`` where padded; ``M`` is that of the event with the most,
             in 1..``MAX_IMPRESSIONS``. None where the events have no impressions.
+        asked: ``(B,)`` float64 seconds of the events: each is the answer to a question of its own time.
+            None where they have no times.
     """
 
     query_rows: Rows
@@ -47,6 +49,7 @@ class PairBatch:
     labels: Float32s | None = None
     weights: Float32s | None = None
     impression_rows: Rows | None = None
+    asked: Floats | None = None
 
     def __len__(self) -> int:
         """Number of events."""
@@ -165,6 +168,7 @@ class PairBatches:
             labels=None if events.labels is None else events.labels[picked],
             weights=None if events.weights is None else events.weights[picked],
             impression_rows=impression_rows,
+            asked=None if events.times is None else events.times[picked],
         )
 
     def _earlier(

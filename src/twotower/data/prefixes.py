@@ -29,6 +29,7 @@ class PrefixBatch:
         times: ``(S, W)`` float64 seconds of the events that are read, or None.
         weights: ``(S, W)`` float32 of the targets, or None where all are 1.
         event_rows: ``(S, W)`` int32 where the features of the events that are read stand, or None.
+        asked: ``(S, W)`` float64 seconds of the targets, which are the times of the questions; or None.
     """
 
     rows: Rows
@@ -37,6 +38,7 @@ class PrefixBatch:
     times: Floats | None = None
     weights: Float32s | None = None
     event_rows: Rows | None = None
+    asked: Floats | None = None
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -156,4 +158,5 @@ class PrefixBatches:
             times=told(events.times, read, is_read),
             weights=told(events.weights, target, is_target),
             event_rows=told(events.event_rows, read, is_read),
+            asked=told(events.times, target, is_target),
         )

@@ -20,6 +20,7 @@ from twotower.towers.history import HistoryEncoder, Recurrent
 from twotower.towers.history_encoders import HISTORY_ENCODERS
 from twotower.towers.layers import NUM_GAPS, SinceLast
 from twotower.towers.model import QueryTower, TwoTower
+from twotower.towers.popularity import PopularityPrior
 from twotower.towers.transformer import Transformer
 from twotower.vocab import PADDING_ROW, UNKNOWN_ROW
 
@@ -38,7 +39,9 @@ class ItemModule(nn.Module):
     def __init__(self, model: TwoTower, names: Sequence[str]) -> None:
         super().__init__()
         tower = _traceable(model.item_tower)
-        self.model = TwoTower(nn.Identity(), tower, similarity=model.similarity)
+        self.model = TwoTower(
+            nn.Identity(), tower, similarity=model.similarity, popularity=_prior(model)
+        )
         self.names = tuple(names)
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -78,7 +81,9 @@ class QueryModule(nn.Module):
         if isinstance(tower, QueryTower) and tower.history is not None:
             form = resolved(HISTORY_ENCODERS[history].onnx)
             tower.history = tower.history if form is None else form(tower.history)
-        self.model = TwoTower(tower, nn.Identity(), similarity=model.similarity)
+        self.model = TwoTower(
+            tower, nn.Identity(), similarity=model.similarity, popularity=_prior(model)
+        )
         self.reads_times = getattr(model.query_tower, "since", None) is not None
         self.names, self.events = tuple(names), tuple(events)
         if items is not None:
@@ -96,6 +101,10 @@ class QueryModule(nn.Module):
         if self.events:
             vectors = self.model.event_inputs(vectors, {name: next(given) for name in self.events})
         return self.model.encode_queries(features, vectors, rows != PADDING_ROW, times)
+
+
+def _prior(model: TwoTower) -> PopularityPrior | None:
+    return None if model.popularity is None else copy.deepcopy(model.popularity).cpu()
 
 
 def _traceable(tower: nn.Module) -> nn.Module:

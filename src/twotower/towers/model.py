@@ -12,6 +12,7 @@ from twotower.errors import ArgumentError, check_positive
 from twotower.features.encoders import SideEncoder
 from twotower.towers.history import HistoryEncoder, State
 from twotower.towers.layers import SinceLast
+from twotower.towers.popularity import PopularityPrior
 
 Features = Mapping[str, Tensor]
 
@@ -169,6 +170,7 @@ class TwoTower(nn.Module):
             and keeps it at 1 for dot.
         history_ids: Whether a history reads only the ids of items, and none of their other features.
         sentences: The sentence encoder of both towers' texts, or None.
+        popularity: The prior by popularity, or None.
 
     Raises:
         ValueError: The widths of the towers differ, where they are known before the first batch;
@@ -184,6 +186,7 @@ class TwoTower(nn.Module):
         temperature: float | None = None,
         history_ids: bool = False,
         sentences: nn.Module | None = None,
+        popularity: PopularityPrior | None = None,
     ) -> None:
         super().__init__()
         if similarity not in ("dot", "cosine"):
@@ -195,6 +198,7 @@ class TwoTower(nn.Module):
         self.similarity = similarity
         self.history_ids = history_ids
         self.sentences = sentences
+        self.popularity = popularity
         if temperature is None and similarity == "cosine":
             # Learnt as a logarithm, as CLIP does (Radford et al., ICML 2021, section 2.5).
             self.log_temperature = nn.Parameter(torch.tensor(math.log(0.1)))
@@ -254,7 +258,10 @@ class TwoTower(nn.Module):
 
     def encode_items(self, features: Features) -> Tensor:
         """Map features of ``n`` items to ``(n, dim)``."""
-        return self.item_outputs(self.item_inputs(features))
+        vectors = self.item_outputs(self.item_inputs(features))
+        if self.popularity is None:
+            return vectors
+        return self.popularity.of_items(vectors, features[self.popularity.feature])
 
     def encode_queries(
         self,
@@ -279,8 +286,10 @@ class TwoTower(nn.Module):
                 device = self.log_temperature.device
                 mask = torch.zeros(num, 1, dtype=torch.bool, device=device)
                 item_vectors = torch.zeros(num, 1, self.query_tower.dim, device=device)
-            return self._compared(self.query_tower(features, item_vectors, mask, times, wanted))
-        return self._compared(self.query_tower(features))
+            vectors = self.query_tower(features, item_vectors, mask, times, wanted)
+            return self._asking(vectors, mask.any(dim=1) if wanted is None else mask[wanted])
+        vectors = self.query_tower(features)
+        return self._asking(vectors, vectors.new_ones(len(vectors), dtype=torch.bool))
 
     def event_inputs(self, item_inputs: Tensor, features: Features | None) -> Tensor:
         """Return what a history reads of events: their items, and what else is known of each.
@@ -317,7 +326,14 @@ class TwoTower(nn.Module):
                 state = state[1:]
             before = (times,)
         read, state = tower.history.step(item_vectors, times, state)
-        return self._compared(tower.output(features, read)), (*before, *state)
+        vectors = tower.output(features, read)
+        asking = self._asking(vectors, vectors.new_ones(len(vectors), dtype=torch.bool))
+        return asking, (*before, *state)
+
+    def _asking(self, vectors: Tensor, has_events: Tensor) -> Tensor:
+        """Return the compared vectors of queries, of which some have events that are read."""
+        vectors = self._compared(vectors)
+        return vectors if self.popularity is None else self.popularity.of_queries(vectors, has_events)
 
     def _compared(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors, dim=1) if self.similarity == "cosine" else vectors

@@ -20,6 +20,7 @@ from twotower.losses.samplers import SAMPLERS
 from twotower.runtime import choose_device, choose_precision
 from twotower.toml import toml_value
 from twotower.towers.history_encoders import HISTORY_ENCODERS
+from twotower.training.by_period import choose_for_period
 from twotower.training.optimizers import OPTIMIZERS
 from twotower.vocab import as_keys
 
@@ -112,6 +113,7 @@ def resolve(
         _check_tuned(choices.config, custom, encodes_items=encodes_items)
     choices.decide("training.examples", _examples(choices.config, dataset))
     _choose_loss(choices, dataset, num_items, encodes_items=encodes_items)
+    choose_for_period(choices, dataset, train, custom)
     _choose_training(choices, dataset, train, custom)
     return choices.config, tuple(choices.said)
 
@@ -221,6 +223,7 @@ def _choose_training(
     if training.sentence_learning_rate is None and features.tune_sentences:
         why = "the encoder knows much already"
         choices.decide("training.sentence_learning_rate", SENTENCE_RATE, why)
+    assert training.next_events is not None  # ``choose_for_period`` has set it
     if training.next_events > 1 and (towers.history == "none" or not dataset.ordered):
         why = "there is no history" if towers.history == "none" else "the events have no order"
         raise ConfigError(

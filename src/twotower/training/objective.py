@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import count, islice
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,9 @@ from twotower.config import Config, ViewConfig
 from twotower.data.batches import PairBatch, PairBatches
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.data.prefixes import PrefixBatch, PrefixBatches
+from twotower.data.recent_counts import RecentCounts
 from twotower.errors import DataError
+from twotower.evaluation.figures import MAIN_METRIC
 from twotower.evaluation.ranking import mean_of
 from twotower.evaluation.sampled_candidates import labelled_candidates
 from twotower.evaluation.scorers import ModelScorer
@@ -30,6 +32,8 @@ from twotower.losses.negatives import BothSides
 from twotower.losses.samplers import SAMPLERS
 from twotower.towers.encoding import Encoding, to_moments
 from twotower.towers.model import TwoTower
+from twotower.towers.popularity import PopularityPrior
+from twotower.training.by_period import DAY
 from twotower.training.mining import Miner
 from twotower.training.recompute import Recomputed
 from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
@@ -79,6 +83,7 @@ class Objective:
         self.query_arrays = query_arrays
         self.popularity = popularity
         self.valid = self._validation_cases()
+        self.said: tuple[str, ...] = ()  # what ``settle`` decided
         is_among_labels = config.training.validate_among == "labels" and len(self.valid) > 0
         self.candidates = self._labelled() if is_among_labels else None
         train = dataset.part(Part.TRAIN).as_learnt()
@@ -88,6 +93,7 @@ class Objective:
         drawn = train.where(train.is_positive)  # what batches hold
         if LOSSES[config.loss.kind].takes_labels:
             drawn = train.where(train.is_positive | train.is_negative)
+        self.counts = self._counts()
         self.stream: StreamFrequency | None = None  # where frequencies are estimated on the way
         self.miner: Miner | None = None
         self.sampler = self._sampler(drawn)
@@ -215,6 +221,8 @@ class Objective:
         hidden = hidden_by(config, candidates, reading.pairs.item_rows, reading.liked(), num_rows)
         if not config.correct_log_q:
             candidates = replace(candidates, log_q=None, fresh_share=None, query_log_q=None)
+        if self.counts is not None:
+            query_vectors, item_vectors = self._as_of(batch, query_vectors, item_vectors, reading)
         labels, weights = None, batch.weights
         if isinstance(batch, PairBatch):
             labels = batch.labels if LOSSES[config.kind].takes_labels else None
@@ -239,6 +247,58 @@ class Objective:
         metric = self.config.training.metric
         return mean_of(metric, self.dataset, self.scorer(), self.valid, self.candidates)
 
+    def _counts(self) -> RecentCounts | None:
+        """Return the popularity over time, the last of which the model is given, where it has a prior by it."""
+        prior, days = self.model.popularity, self.config.towers.popularity_days
+        if prior is None:
+            return None
+        assert days is not None
+        num_rows = self.dataset.items.ids.num_rows
+        counts = RecentCounts.of(self.dataset.part(Part.TRAIN), num_rows, days * DAY)
+        rows = self.encoding.item_features[prior.feature].cpu().numpy()
+        prior.fill(counts.logs[-1, FIRST_ROW:], rows[FIRST_ROW:])
+        return counts
+
+    def _as_of(
+        self, batch: Batch, query_vectors: Tensor, item_vectors: Tensor, reading: "Reading"
+    ) -> tuple[Tensor, Tensor]:
+        """Return vectors that count the popularity before each example's own moment."""
+        assert self.counts is not None
+        assert batch.asked is not None
+        asked = batch.asked
+        if isinstance(batch, PrefixBatch):
+            asked = asked[batch.target_rows != PADDING_ROW]
+        lines = self._tensor(self.counts.lines_at(asked))
+        rows = reading.candidates.item_rows[: len(item_vectors)]
+        logs = self._logs.index_select(1, rows)
+        return PopularityPrior.as_of(query_vectors, item_vectors, logs, lines)
+
+    @cached_property
+    def _logs(self) -> Tensor:
+        assert self.counts is not None
+        return cast("Tensor", self._tensor(self.counts.logs))
+
+    def settle(self) -> None:
+        """Let popularity alone answer queries without events, where validation finds it better.
+
+        The model answers them where there is no such query in validation.
+        """
+        prior, lengths = self.model.popularity, self.valid.histories.lengths
+        if prior is None or not self.model.reads_history or lengths.all():
+            return
+        new = self.valid.take(np.flatnonzero(lengths == 0))
+        found = []
+        for alone in (False, True):
+            prior.alone.fill_(alone)
+            found.append(mean_of(MAIN_METRIC, self.dataset, self.scorer(), new))
+        own, popularity = found
+        prior.alone.fill_(popularity > own)
+        is_by = "popularity alone" if popularity > own else "the model"
+        self.said = (
+            f"queries without events are answered by {is_by}: validation {MAIN_METRIC} of the new ones "
+            f"{own:.4f} by the model, {popularity:.4f} by popularity",
+        )
+
     def _tensor(self, array: Any) -> Any:
         """Return an array on the device; None stays None."""
         if array is None:
@@ -251,15 +311,16 @@ class Objective:
 
     def _batches_of(self, train: Interactions) -> Batches:
         config = self.config
-        batch_size = config.training.batch_size
+        batch_size, next_events = config.training.batch_size, config.training.next_events
         assert batch_size is not None
+        assert next_events is not None
         if config.training.examples == "prefixes":
             return PrefixBatches(
                 train.where(train.is_read),
                 batch_size=batch_size,
                 length=config.towers.history_length,
                 seed=config.training.seed,
-                next_events=config.training.next_events,
+                next_events=next_events,
             )
         # The documents that a search is known to want are no negatives of it, though it reads none.
         is_search = self.encoding.query_transforms.reads_text_of(self.dataset.queries.id_column)
@@ -271,7 +332,7 @@ class Objective:
             ordered=self.dataset.ordered,
             seed=config.training.seed,
             negatives=LOSSES[config.loss.kind].takes_labels,
-            next_events=config.training.next_events,
+            next_events=next_events,
             hidden=self.dataset.offered,
             hidden_share=config.towers.view_dropout,
             disliked=ranks_before_labels(config.loss),

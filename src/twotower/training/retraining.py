@@ -124,6 +124,9 @@ def refitted(
     more = task.learning(learnt, refits_features=not chosen.custom)
     trainer = Trainer(more.dataset, more.sides, chosen.config, **deepcopy(dict(towers)))
     progress = trainer.fit(watcher=watcher, epochs=done.best_epoch)
+    for new, old in zip(trainer.objectives, chosen.objectives, strict=True):
+        if new.model.popularity is not None and old.model.popularity is not None:
+            new.model.popularity.alone.copy_(old.model.popularity.alone)
     if progress.interrupted:
         done.interrupt()
         return None

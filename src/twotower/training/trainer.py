@@ -286,6 +286,9 @@ class Trainer:
                 save(progress)
         if progress.best_model:
             self.trained.load_state_dict(progress.best_model)
+            if epochs is None:
+                for objective in self.objectives:
+                    objective.settle()
         return progress
 
     def scorer(self) -> ModelScorer:
