@@ -270,6 +270,8 @@ CHANGES: dict[str, dict[str, tuple[Settings, Any]]] = {
         "history_items": ({}, "ids"),
         "query_id": ({"towers": {"query_id": "off"}}, "on"),
         "item_id": ({}, "off"),
+        "popularity": ({}, "on"),
+        "popularity_days": ({"towers": {"popularity": "on"}}, 0.5),
         "block": ({"towers": {"history": "none", "item_hidden": [6], "query_hidden": [6]}}, "tanh"),
         "dropout": ({"towers": {"dropout": 0.1}}, 0.5),
         "id_dropout": ({"towers": {"id_dropout": 0.1}}, 0.5),

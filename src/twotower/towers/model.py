@@ -333,7 +333,9 @@ class TwoTower(nn.Module):
     def _asking(self, vectors: Tensor, has_events: Tensor) -> Tensor:
         """Return the compared vectors of queries, of which some have events that are read."""
         vectors = self._compared(vectors)
-        return vectors if self.popularity is None else self.popularity.of_queries(vectors, has_events)
+        return (
+            vectors if self.popularity is None else self.popularity.of_queries(vectors, has_events)
+        )
 
     def _compared(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors, dim=1) if self.similarity == "cosine" else vectors

@@ -67,9 +67,7 @@ class PopularityPrior(nn.Module):
         return torch.where((self.alone & ~has_events)[:, None], start, full)
 
     @staticmethod
-    def as_of(
-        queries: Tensor, items: Tensor, logs: Tensor, lines: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def as_of(queries: Tensor, items: Tensor, logs: Tensor, lines: Tensor) -> tuple[Tensor, Tensor]:
         """Return vectors whose products count the popularity at a moment of each query.
 
         Args:

@@ -7,7 +7,7 @@ import numpy as np
 from twotower.baselines.popularity import RecentPopularity
 from twotower.baselines.validation import Validation
 from twotower.config import Config
-from twotower.data.dataset import Dataset, Interactions
+from twotower.data.dataset import Dataset, Interactions, Part
 from twotower.errors import ConfigError
 from twotower.losses.samplers import SAMPLERS
 
@@ -49,6 +49,7 @@ def choose_for_period(
             num = max(1, int(np.diff(train.offsets).max(initial=1)))
             why = "the test asks for all that follows"
         choices.decide("training.next_events", num, why)
+    _choose_gap(choices, dataset)
     hindrance = _hindrance(config, dataset, custom)
     towers = config.towers
     if towers.popularity == "on" and hindrance:
@@ -68,6 +69,32 @@ def choose_for_period(
         choices.decide("towers.similarity", "dot", "the items' popularity is a part of the score")
     if towers.popularity_days is None:
         choices.decide("towers.popularity_days", *_half_life(dataset, train))
+
+
+def _choose_gap(choices: Choices, dataset: Dataset) -> None:
+    """Decide how long before its target a question is asked.
+
+    Raises:
+        ConfigError: It is stated where histories end right before their targets.
+    """
+    training, towers, hindrance = choices.config.training, choices.config.towers, ""
+    if towers.history == "none" or not dataset.ordered:
+        hindrance = "no history is read in order"
+    elif dataset.interactions.times is None:
+        hindrance = "the events have no times"
+    elif training.examples == "prefixes":
+        hindrance = "training.examples is 'prefixes'"
+    if training.gap_days is None:
+        asked = dataset.part(Part.VALID).times
+        if not dataset.by_period or hindrance or asked is None or not np.isfinite(asked).any():
+            choices.decide("training.gap_days", 0.0)
+            return
+        span = float(np.nanmax(asked) - np.nanmin(asked)) / DAY
+        choices.decide("training.gap_days", float(f"{span:.4g}"), "the days that validation spans")
+    elif training.gap_days and hindrance:
+        raise ConfigError(
+            f"training.gap_days must be 0 where {hindrance}, got {training.gap_days:g}."
+        )
 
 
 def _hindrance(config: Config, dataset: Dataset, custom: tuple[str, ...]) -> str:

@@ -11,14 +11,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from twotower.arrays import Floats
 from twotower.config import Config, ViewConfig
 from twotower.data.batches import PairBatch, PairBatches
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.data.prefixes import PrefixBatch, PrefixBatches
 from twotower.data.recent_counts import RecentCounts
 from twotower.errors import DataError
-from twotower.evaluation.figures import MAIN_METRIC
-from twotower.evaluation.ranking import mean_of
+from twotower.evaluation.ranking import evaluate_on, mean_of
 from twotower.evaluation.sampled_candidates import labelled_candidates
 from twotower.evaluation.scorers import ModelScorer
 from twotower.features.base import FeatureArrays
@@ -243,8 +243,16 @@ class Objective:
         return ModelScorer(self.encoding, self.query_arrays, self.popularity)
 
     def validate(self) -> float:
-        """Return the metric that decides, on the validation cases."""
+        """Return the metric that decides, on the validation cases.
+
+        New queries count as they will be answered: by popularity alone where that is better (``settle``).
+        """
         metric = self.config.training.metric
+        if self._popular is not None:
+            values, is_new = self._values(), self._is_new
+            if values[is_new].mean() < self._popular:
+                values = np.where(is_new, self._popular, values)
+            return float(np.average(values, weights=self.valid.weights))
         return mean_of(metric, self.dataset, self.scorer(), self.valid, self.candidates)
 
     def _counts(self) -> RecentCounts | None:
@@ -283,21 +291,45 @@ class Objective:
 
         The model answers them where there is no such query in validation.
         """
-        prior, lengths = self.model.popularity, self.valid.histories.lengths
-        if prior is None or not self.model.reads_history or lengths.all():
+        prior = self.model.popularity
+        if prior is None or self._popular is None:
             return
-        new = self.valid.take(np.flatnonzero(lengths == 0))
-        found = []
-        for alone in (False, True):
-            prior.alone.fill_(alone)
-            found.append(mean_of(MAIN_METRIC, self.dataset, self.scorer(), new))
-        own, popularity = found
-        prior.alone.fill_(popularity > own)
-        is_by = "popularity alone" if popularity > own else "the model"
+        prior.alone.fill_(value=False)
+        own = float(self._values()[self._is_new].mean())
+        prior.alone.fill_(self._popular > own)
+        is_by = "popularity alone" if self._popular > own else "the model"
         self.said = (
-            f"queries without events are answered by {is_by}: validation {MAIN_METRIC} of the new ones "
-            f"{own:.4f} by the model, {popularity:.4f} by popularity",
+            f"queries without events are answered by {is_by}: validation {self.config.training.metric} of "
+            f"the new ones {own:.4f} by the model, {self._popular:.4f} by popularity",
         )
+
+    @property
+    def _is_new(self) -> npt.NDArray[np.bool_]:
+        return self.valid.histories.lengths == 0
+
+    @cached_property
+    def _popular(self) -> float | None:
+        """The metric of new validation queries by popularity alone; None where that answers none."""
+        prior = self.model.popularity
+        if prior is None or not self.model.reads_history or not self._is_new.any():
+            return None
+        prior.alone.fill_(value=True)
+        found = float(self._values()[self._is_new].mean())
+        prior.alone.fill_(value=False)
+        return found
+
+    def _values(self) -> Floats:
+        """Return the metric that decides for each validation case, as the model is now."""
+        name, k = self.config.training.metric.split("@")
+        found = evaluate_on(
+            self.dataset,
+            self.scorer(),
+            self.valid,
+            (int(k),),
+            candidates=self.candidates,
+            metrics=(name,),
+        )
+        return found.values[self.config.training.metric]
 
     def _tensor(self, array: Any) -> Any:
         """Return an array on the device; None stays None."""
@@ -335,6 +367,7 @@ class Objective:
             next_events=next_events,
             hidden=self.dataset.offered,
             hidden_share=config.towers.view_dropout,
+            gap=(config.training.gap_days or 0.0) * DAY,
             disliked=ranks_before_labels(config.loss),
         )
 
