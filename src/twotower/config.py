@@ -296,7 +296,7 @@ class TrainingConfig(Section):
     """From how many next events of a history the one that is asked for is drawn; 1 is the next. Without it
     1, and where the test holds all that follows a moment, all of them."""
     gap_days: Annotated[float | None, _NOT_NEGATIVE] = None
-    """Days up to which a question is asked before its target, half of the histories ending there. Without it
+    """Days up to which a question is asked before its target; half of the histories end there. Without it
     0, and where the test holds all that follows a moment, as many as validation spans."""
     optimizer: Annotated[str, _OPTIMIZERS] = "adamw"
     """The optimizer; embedding tables that a step only touches in part get its sparse form."""

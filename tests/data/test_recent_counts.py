@@ -28,7 +28,7 @@ def test_numbers_by_hand() -> None:
     """
     found = RecentCounts.of(events_of([2, 2, 3, 3], [0, 10, 20, 30]), 4, 10.0, 2)
     assert found.moments.tolist() == [-math.inf, 20, math.inf]
-    expected = [[0, 0, 0, 0], [0, 0, 0.75, 0], [0, 0, 0.375, 1.5]]
+    expected = np.array([[0, 0, 0, 0], [0, 0, 0.75, 0], [0, 0, 0.375, 1.5]])
     np.testing.assert_allclose(found.logs, np.log1p(expected), rtol=1e-6)
 
 

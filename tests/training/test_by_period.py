@@ -175,7 +175,7 @@ class TestQueriesWithoutEvents:
         trainer.objectives[0].settle()
         assert bool(prior.alone)
         assert ndcg_of_new(trainer, Part.VALID) == best
-        assert "answered by popularity alone" in trainer.objectives[0].said[0]
+        assert "answered by popularity alone" in trainer.objectives[0].said
         trainer.trained.load_state_dict(kept)
 
     def test_are_never_worse_than_popularity_on_validation(self, trainer: Trainer) -> None:

@@ -78,9 +78,16 @@ class TestAuto:
 
     def test_what_is_set_stays(self, ordered: Dataset) -> None:
         settings: Settings = {
-            "towers": {"history": "mean", "query_id": "on", "similarity": "cosine"},
+            "towers": {
+                "history": "mean",
+                "query_id": "on",
+                "similarity": "cosine",
+                "popularity": "off",
+            },
             "loss": {"kind": "bce", "negatives": "mixed", "num_negatives": 9},
             "training": {
+                "next_events": 1,
+                "gap_days": 0.0,
                 "batch_size": 7,
                 "learning_rate": 0.004,
                 "table_optimizer": "adagrad",

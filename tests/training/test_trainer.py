@@ -300,6 +300,7 @@ CHANGES: dict[str, dict[str, tuple[Settings, Any]]] = {
         "batch_size": ({}, 50),
         "examples": ({"towers": {"history": "pooled"}}, "prefixes"),
         "next_events": ({"towers": {"history": "pooled"}}, 3),
+        "gap_days": ({"towers": {"history": "pooled"}}, 30.0),
         "optimizer": ({"training": {"weight_decay": 0.3}}, "adam"),
         "learning_rate": ({}, 0.02),
         "warmup_steps": ({}, 5),

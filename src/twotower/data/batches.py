@@ -11,7 +11,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from twotower.arrays import Bools, Float32s, Floats, Ints, Rows
 from twotower.data.dataset import Column, Interactions
-from twotower.errors import check_least
+from twotower.errors import ArgumentError, check_least
 from twotower.histories import Histories, Windows
 from twotower.vocab import PADDING_ROW
 
@@ -78,8 +78,8 @@ class PairBatches:
             history ends before one of the last ``next_events`` events up to it. With 1 it ends right
             before the target.
         gap: Seconds, at least 0: a question is asked up to this time before its target, all times equally
-            likely, and half of the histories end there; 0 asks at the time of the target. A history in order
-            and times are needed.
+            likely, and half of the histories end there; 0 asks at the time of the target. It needs an order
+            and times.
         hidden: ``(num_item_rows,)`` bool, the items that some histories leave out; None leaves out none.
         hidden_share: Share of the histories that leave them out, of those that also hold other items.
         disliked: Whether the items that a query has a label 0 for count as impressions of its events.
@@ -106,7 +106,8 @@ class PairBatches:
     def __post_init__(self) -> None:
         lengths = {"history_length": self.history_length, "next_events": self.next_events}
         check_least(1, batch_size=self.batch_size, **lengths)
-        check_least(0, gap=self.gap)
+        if not 0 <= self.gap < np.inf:
+            raise ArgumentError(f"gap must be finite and at least 0, got {self.gap:g}.")
         events = self.events
         self._beside = events.disliked() if self.disliked else events.impressions
         positive, self._is_read = events.is_positive, events.is_read
@@ -189,9 +190,10 @@ class PairBatches:
         )
 
     def _drawn_ends(self, ends: Ints, query_rows: Rows, rng: np.random.Generator) -> Ints:
-        """Return ends of histories that come before one of the last ``next_events`` events up to a target."""
+        """Return ends of histories: before one of the last ``next_events`` events up to a target."""
         before = np.minimum(ends - self._known.offsets[query_rows] + 1, self.next_events)
-        return ends - (rng.random(len(ends)) * before).astype(np.int64)
+        earlier: Ints = ends - (rng.random(len(ends)) * before).astype(np.int64)
+        return earlier
 
     def _ends_at(self, moments: Floats, ends: Ints, query_rows: Rows) -> Ints:
         """Return where the read events before a moment end, none of them after ``ends``: ``(B,)``."""

@@ -156,7 +156,7 @@ class Cases:
         histories: ``n`` histories as of each case's moment. Their items are removed from the answer.
         targets: ``n`` sets of relevant items, none empty.
         times: ``(n,)`` float64, the moment of the first target, or None.
-        weights: ``(n,)`` float64 above or equal to 0 with which means count each case; None counts all alike.
+        weights: ``(n,)`` float64, at least 0, with which means count each case; None counts all alike.
     """
 
     query_rows: Rows
@@ -339,8 +339,8 @@ class Dataset:
         ``VALID``; of train and validation for ``TEST``; of a held-out session its start), whatever their
         times: with leave-last-out and temporal splits those come before the targets by construction. Events
         of another view that have times are known up to the moment of the first target. An item that stands
-        twice among a query's targets counts once. Where the test is of a period, the means of validation count new and
-        known queries in the test's shares.
+        twice among a query's targets counts once. Where the test is of a period, the means of validation
+        count new and known queries in the test's shares.
         """
         if part not in (Part.VALID, Part.TEST):
             raise ArgumentError(f"part must be VALID or TEST, got {part!r}.")

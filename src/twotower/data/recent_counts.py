@@ -69,6 +69,6 @@ class RecentCounts:
         return cls(np.array(moments), logs)
 
     def lines_at(self, seconds: npt.NDArray[np.float64]) -> Ints:
-        """Return the line of the latest moment at or before each time: ``(n,)``; an unknown time has the first."""
+        """Return the line of the latest moment at or before each time, ``(n,)``; the first if unknown."""
         times = np.where(np.isfinite(seconds), seconds, -np.inf)
         return np.searchsorted(self.moments[1:-1], times, side="right")

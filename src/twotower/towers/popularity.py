@@ -1,7 +1,5 @@
 """A prior by popularity: the last number of an item's vector, to which history and features add."""
 
-from typing import cast
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -83,4 +81,4 @@ class PopularityPrior(nn.Module):
         weights = queries[:, -1:] * moments
         column = (logs / SCALE).T.to(items.dtype)
         queries = torch.cat([queries[:, :-1], weights], dim=1)
-        return queries, torch.cat([items[:, :-1], cast("Tensor", column)], dim=1)
+        return queries, torch.cat([items[:, :-1], column], dim=1)

@@ -109,7 +109,7 @@ def _hindrance(config: Config, dataset: Dataset, custom: tuple[str, ...]) -> str
         return "towers.item_id is 'off'"
     if config.towers.similarity == "cosine":
         return "towers.similarity is 'cosine'"
-    if config.towers.dim < 2:  # noqa: PLR2004
+    if config.towers.dim < 2:
         return "towers.dim is 1"
     if SAMPLERS[config.loss.negatives].has_stored:
         return "loss.negatives are remembered vectors"
@@ -128,5 +128,5 @@ def _half_life(dataset: Dataset, train: Interactions) -> tuple[float, str]:
     every = [RecentPopularity.fit(train, num_rows, half_life=s * span * DAY) for s in SHARES]
     found = [validation.quality(each) for each in every]
     best = int(np.argmax(found))
-    why = f"popularity alone has a validation ndcg@10 of {found[best]:.4f}, {found[0]:.4f} where nothing fades"
+    why = f"popularity alone has validation ndcg@10 {found[best]:.4f}, {found[0]:.4f} if nothing fades"
     return float(f"{SHARES[best] * span:.4g}"), why if best else ""

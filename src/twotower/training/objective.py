@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from twotower.arrays import Floats
+from twotower.arrays import Bools, Floats
 from twotower.config import Config, ViewConfig
 from twotower.data.batches import PairBatch, PairBatches
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
@@ -83,7 +83,7 @@ class Objective:
         self.query_arrays = query_arrays
         self.popularity = popularity
         self.valid = self._validation_cases()
-        self.said: tuple[str, ...] = ()  # what ``settle`` decided
+        self.said = ""  # what ``settle`` decided
         is_among_labels = config.training.validate_among == "labels" and len(self.valid) > 0
         self.candidates = self._labelled() if is_among_labels else None
         train = dataset.part(Part.TRAIN).as_learnt()
@@ -256,7 +256,7 @@ class Objective:
         return mean_of(metric, self.dataset, self.scorer(), self.valid, self.candidates)
 
     def _counts(self) -> RecentCounts | None:
-        """Return the popularity over time, the last of which the model is given, where it has a prior by it."""
+        """Return the popularity over time and give the model the last of it; None without a prior by it."""
         prior, days = self.model.popularity, self.config.towers.popularity_days
         if prior is None:
             return None
@@ -297,15 +297,16 @@ class Objective:
         prior.alone.fill_(value=False)
         own = float(self._values()[self._is_new].mean())
         prior.alone.fill_(self._popular > own)
+        metric = self.config.training.metric
         is_by = "popularity alone" if self._popular > own else "the model"
         self.said = (
-            f"queries without events are answered by {is_by}: validation {self.config.training.metric} of "
-            f"the new ones {own:.4f} by the model, {self._popular:.4f} by popularity",
+            f"queries without events are answered by {is_by}: validation {metric} of the new ones "
         )
+        self.said += f"{own:.4f} by the model, {self._popular:.4f} by popularity"
 
     @property
-    def _is_new(self) -> npt.NDArray[np.bool_]:
-        return self.valid.histories.lengths == 0
+    def _is_new(self) -> Bools:
+        return np.asarray(self.valid.histories.lengths == 0)
 
     @cached_property
     def _popular(self) -> float | None:
