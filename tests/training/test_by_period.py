@@ -16,8 +16,11 @@ from twotower.errors import ConfigError
 from twotower.evaluation.evaluate_bundle import dataset_of, scorer_of
 from twotower.evaluation.ranking import evaluate_on
 from twotower.serving.retriever import Retriever
+from twotower.training.callbacks import Callback
+from twotower.training.checkpoints import Progress
 from twotower.training.choices import resolve
 from twotower.training.pipeline import train
+from twotower.training.retraining import refitted
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
 
@@ -225,11 +228,31 @@ class TestBundle:
         session.add(3)
         assert session.recommend(5).item_ids == retriever.recommend(history=[3], k=5).item_ids
 
-    def test_the_second_training_answers_new_queries_as_the_first(self) -> None:
-        trained = train(
-            drifting(), config=PERIOD, baselines=["popularity"], progress=None, refit=True
-        )
-        assert trained.retriever.encoding.model.popularity is not None
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_second_training_answers_new_queries_as_the_first(
+    alone: bool, task: Task, trainer: Trainer
+) -> None:
+    prior = trainer.model.popularity
+    assert prior is not None
+    kept, done = bool(prior.alone), Progress()
+    prior.alone.fill_(alone)
+    done.best_epoch = 1
+    again = refitted(trainer, done, task, "valid", towers={}, watcher=Callback())
+    assert again is not None
+    assert again.model.popularity is not None
+    assert bool(again.model.popularity.alone) == alone
+    prior.alone.fill_(kept)
+
+
+def test_no_epoch_is_kept_that_is_worse_than_popularity() -> None:
+    """Steps that are far too large spoil the model: the start, which answers by popularity, is kept."""
+    task = task_of({"training": {"learning_rate": 3.0, "epochs": 1}})
+    trainer = Trainer(task.dataset, task.sides, resolve(task.config, task.dataset)[0])
+    progress = trainer.fit()
+    assert progress.best_epoch == 0
+    assert progress.best_metric is not None
+    assert progress.best_metric > progress.log[0]["best_of_training"]
 
 
 @pytest.mark.parametrize("history", ["pooled", "transformer"])
