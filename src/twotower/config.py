@@ -213,6 +213,12 @@ class TowersConfig(Section):
     does not try it)."""
     item_id: Literal["on", "off"] = "on"
     """Whether each item has an embedding of its own beside its features."""
+    popularity: Literal["auto", "on", "off"] = "auto"
+    """Whether the last number of an item's vector is its popularity of late, which history and features add
+    to: as of each event in training, as of the last event in a bundle. ``auto``: where the test holds all
+    that follows a moment, scores are dot products and items have ids."""
+    popularity_days: Positive = None
+    """Days after which an event counts half in that popularity; without it chosen on validation."""
     block: Literal["skip", "tanh"] = "skip"
     """How hidden layers stand on the features: ``skip`` adds what they find to the features' sum, with
     GELU; ``tanh`` is layers of tanh alone, as in DSSM, the first hidden width that of the features."""
@@ -227,7 +233,7 @@ class TowersConfig(Section):
     similarity: Literal["auto", "dot", "cosine"] = "auto"
     """``cosine`` normalises both outputs; ``auto`` is cosine for a softmax whose temperature is learnt,
     where 5,000 queries or more ask or both sides are read by features alone; else dot, and for towers of
-    your own and several views without an order."""
+    your own, several views without an order, and examples that are sets."""
     temperature: Positive = None
     """Divisor of the score in the loss; without it 1 for dot, and learnt from 0.1 on for cosine."""
     temperature_end: Positive = None
@@ -309,8 +315,12 @@ class TrainingConfig(Section):
     """What a batch holds: events, each with its history (``pairs``); whole histories, each of whose
     positions is an example (``prefixes``); or queries whose events have no order, one half of their items
     predicted from the other (``sets``)."""
-    next_events: Annotated[int, Range(1, 10**6)] = 1
-    """From how many next events of a history the one that is asked for is drawn; 1 is the next."""
+    next_events: Annotated[int | None, Range(1, 10**9)] = None
+    """From how many next events of a history the one that is asked for is drawn; 1 is the next. Without it
+    1, and where the test holds all that follows a moment, all of them."""
+    gap_days: Annotated[float | None, _NOT_NEGATIVE] = None
+    """Days up to which a question is asked before its target; half of the histories end there. Without it
+    0, and where the test holds all that follows a moment, as many as validation spans."""
     solver: Literal["auto", "gradient", "spectral"] = "auto"
     """How the weights are found: in steps along gradients, or in closed form from singular vectors of the
     matrix of queries and items (``spectral``), which reads ids alone. ``auto`` tries both where the

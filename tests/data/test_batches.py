@@ -553,3 +553,40 @@ def test_an_empty_table_comes_back_from_disk(tmp_path: Path) -> None:
     assert len(opened) == 0
     assert list(made(opened).epoch(0)) == []
     assert Counter(opened.offsets.tolist()) == {0: 8}
+
+
+def test_a_gap_asks_before_the_target_and_half_of_the_histories_end_there() -> None:
+    """Event j happens at second j: a history holds no event from the question on, or ends at its target."""
+    events = events_of([(2, 2 + j % 6, 1) for j in range(40)], labelled=False)
+    batches = made(events, batch_size=40, history_length=40, gap=10.0)
+    at_question = 0
+    for epoch in range(20):
+        (batch,) = batches.epoch(epoch)
+        assert batch.asked is not None
+        assert batch.history_times is not None
+        assert batch.history_rows is not None
+        targets = places_of(batch)
+        for line, target in enumerate(targets):
+            assert target - 10 < batch.asked[line] <= target
+            known = batch.history_times[line][batch.history_rows[line] != 0]
+            up_to_question = [float(j) for j in range(40) if j < batch.asked[line]]
+            up_to_target = [float(j) for j in range(target)]
+            assert known.tolist() in (up_to_question, up_to_target)
+            at_question += known.tolist() == up_to_question != up_to_target
+    # A gap below a second changes nothing: about 9 of 10 of half of the histories end earlier.
+    assert 0.35 < at_question / 800 < 0.5
+
+
+def test_without_a_gap_nothing_changes() -> None:
+    events = events_of([(2 + j // 10, 2 + j % 6, 1) for j in range(40)])
+    for plain, asked in zip(made(events).epoch(0), made(events, gap=0.0).epoch(0), strict=True):
+        assert plain.asked is not None
+        assert plain.asked.tolist() == places_of(plain)
+        assert plain.history_rows is not None
+        assert asked.history_rows is not None
+        assert plain.history_rows.tolist() == asked.history_rows.tolist()
+
+
+def test_a_gap_is_checked() -> None:
+    with pytest.raises(ValueError, match="gap must be finite and at least 0, got -1"):
+        made(events_of([(2, 2, 1)]), gap=-1.0)

@@ -70,6 +70,7 @@ def assert_same(file: Path, retriever: Retriever, *ids: Any, **described: Any) -
         # gru, mean, pooled: see test_what_is_known_of_events, test_every_kind_of_feature_of_an_item and
         # test_the_tiny_world_reads_histories. What is read of items is no matter of the reader.
         ("recency", {"history_items": "separate", "similarity": "cosine"}),
+        ("mean", {"popularity": "on"}),
         ("attention", {"history_items": "ids", "similarity": "cosine"}),
         ("sasrec", {}),
         ("transformer", {}),

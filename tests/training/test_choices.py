@@ -81,6 +81,7 @@ class TestAuto:
             "towers": {
                 "history": "mean",
                 "question_time": "off",
+                "popularity": "off",
                 "query_id": "on",
                 "similarity": "cosine",
                 "query_hidden": [8],
@@ -89,6 +90,8 @@ class TestAuto:
             },
             "loss": {"kind": "bce", "negatives": "mixed", "num_negatives": 9},
             "training": {
+                "next_events": 1,
+                "gap_days": 0.0,
                 "batch_size": 7,
                 "learning_rate": 0.004,
                 "table_optimizer": "adagrad",

@@ -95,6 +95,11 @@ class TestWhichSettings:
         space, _ = space_of(small_world, towers={"temperature": 0.5})
         assert "towers.similarity" not in space
 
+    def test_a_prior_by_popularity_is_of_dot_products(self, small_world: SyntheticTables) -> None:
+        space, config = space_of(small_world, split={"kind": "temporal"})
+        assert config.towers.popularity == "on"
+        assert "towers.similarity" not in space
+
     def test_too_many_items_for_all(self, small_world: SyntheticTables) -> None:
         space, _ = space_of(small_world, loss={"negatives": "mixed"})
         assert space["loss.negatives"] == CategoricalDistribution(["mixed", "uniform"])

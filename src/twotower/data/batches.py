@@ -11,12 +11,14 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from twotower.arrays import Bools, Float32s, Floats, Ints, Rows
 from twotower.data.dataset import Column, Interactions
-from twotower.errors import check_least
+from twotower.errors import ArgumentError, check_least
 from twotower.histories import Histories, Windows
 from twotower.vocab import PADDING_ROW
 
 BLOCK_EVENTS = 4096
 BUFFER_BLOCKS = 256
+BY_TIME = 0.5
+"""Share of the histories that end at the time of their question, where it is asked before its target."""
 MAX_IMPRESSIONS = 64
 """Most items of an event's impressions that a batch holds."""
 
@@ -37,8 +39,8 @@ class PairBatch:
         impression_rows: ``(B, M)`` int32 items that were shown with the event and not taken, each
             once, right-aligned, ``PADDING_ROW`` where padded; ``M`` is that of the event with the most,
             in 1..``MAX_IMPRESSIONS``. None where the events have no impressions.
-        asked: ``(B,)`` float64 seconds of the events: each is the answer to a question of its own time.
-            None where they have no times.
+        asked: ``(B,)`` float64 seconds of the questions: the times of the events, or up to ``gap`` before
+            them. None where events have no times.
     """
 
     query_rows: Rows
@@ -75,12 +77,17 @@ class PairBatches:
         next_events: At least 1. Each target is one of this many next events, all equally likely: its
             history ends before one of the last ``next_events`` events up to it. With 1 it ends right
             before the target.
+        gap: Seconds, at least 0: a question is asked up to this time before its target, all times equally
+            likely, and half of the histories end there; 0 asks at the time of the target. It needs an order
+            and times.
         hidden: ``(num_item_rows,)`` bool, the items that some histories leave out; None leaves out none.
         hidden_share: Share of the histories that leave them out, of those that also hold other items.
         disliked: Whether the items that a query has a label 0 for count as impressions of its events.
 
     Raises:
-        ValueError: ``batch_size``, ``history_length`` or ``next_events`` is below 1.
+        ValueError: ``batch_size``, ``history_length`` or ``next_events`` is below 1, or ``gap`` below 0.
+
+    Source: Ji et al., TOIS 2023 (a model is asked at a moment of global time, for what comes after it).
     """
 
     events: Interactions
@@ -91,6 +98,7 @@ class PairBatches:
     seed: int
     negatives: bool = False
     next_events: int = 1
+    gap: float = 0.0
     hidden: Bools | None = None
     hidden_share: float = 0.0
     disliked: bool = False
@@ -98,6 +106,8 @@ class PairBatches:
     def __post_init__(self) -> None:
         lengths = {"history_length": self.history_length, "next_events": self.next_events}
         check_least(1, batch_size=self.batch_size, **lengths)
+        if not 0 <= self.gap < np.inf:
+            raise ArgumentError(f"gap must be finite and at least 0, got {self.gap:g}.")
         events = self.events
         self._beside = events.disliked() if self.disliked else events.impressions
         positive, self._is_read = events.is_positive, events.is_read
@@ -144,9 +154,17 @@ class PairBatches:
             return np.random.default_rng([self.seed, epoch, purpose, number])
 
         history: Windows | None = None
+        asked = None if events.times is None else events.times[picked]
+        if asked is not None and self.gap:
+            asked = asked - rng(6).random(len(picked)) * self.gap
         if self.history_length is not None and self.ordered:
-            earlier = rng(3) if self.next_events > 1 else None
-            history = self._earlier(picked, query_rows, self.history_length, earlier)
+            ends = picked if self._end_of is None else self._end_of[picked]
+            if self.next_events > 1:
+                ends = self._drawn_ends(ends, query_rows, rng(3))
+            if asked is not None and self.gap:
+                at_its_time = rng(7).random(len(picked)) < BY_TIME
+                ends = np.where(at_its_time, self._ends_at(asked, ends, query_rows), ends)
+            history = self._earlier(ends, query_rows, self.history_length)
         elif self.history_length is not None:
             history = self._others(picked, query_rows, item_rows, self.history_length, rng(1))
         if history is not None and self.hidden is not None and self.hidden_share:
@@ -168,18 +186,30 @@ class PairBatches:
             labels=None if events.labels is None else events.labels[picked],
             weights=None if events.weights is None else events.weights[picked],
             impression_rows=impression_rows,
-            asked=None if events.times is None else events.times[picked],
+            asked=asked,
         )
 
-    def _earlier(
-        self, picked: Ints, query_rows: Rows, length: int, rng: np.random.Generator | None
-    ) -> Windows:
-        """Return the last ``length`` read events before the event, or with ``rng`` a little earlier."""
+    def _drawn_ends(self, ends: Ints, query_rows: Rows, rng: np.random.Generator) -> Ints:
+        """Return ends of histories: before one of the last ``next_events`` events up to a target."""
+        before = np.minimum(ends - self._known.offsets[query_rows] + 1, self.next_events)
+        earlier: Ints = ends - (rng.random(len(ends)) * before).astype(np.int64)
+        return earlier
+
+    def _ends_at(self, moments: Floats, ends: Ints, query_rows: Rows) -> Ints:
+        """Return where the read events before a moment end, none of them after ``ends``: ``(B,)``."""
         known = self._known
-        ends = picked if self._end_of is None else self._end_of[picked]
-        if rng is not None:
-            before = np.minimum(ends - known.offsets[query_rows] + 1, self.next_events)
-            ends = ends - (rng.random(len(ends)) * before).astype(np.int64)
+        assert known.times is not None
+        low, high = known.offsets[query_rows], ends
+        while (is_open := low < high).any():  # a binary search in all histories at once
+            middle = (low + high) // 2
+            is_before = is_open & (known.times[np.minimum(middle, len(known) - 1)] < moments)
+            low = np.where(is_before, middle + 1, low)
+            high = np.where(is_open & ~is_before, middle, high)
+        return low
+
+    def _earlier(self, ends: Ints, query_rows: Rows, length: int) -> Windows:
+        """Return the last ``length`` read events before ``ends``."""
+        known = self._known
         firsts = ends - length
         is_padding = np.arange(length) < (known.offsets[query_rows] - firsts)[:, None]
         rows = _windows(known.item_rows, firsts, is_padding)

@@ -156,12 +156,14 @@ class Cases:
         histories: ``n`` histories as of each case's moment. Their items are removed from the answer.
         targets: ``n`` sets of relevant items, none empty.
         times: ``(n,)`` float64, the moment of the first target, or None.
+        weights: ``(n,)`` float64, at least 0, with which means count each case; None counts all alike.
     """
 
     query_rows: Rows
     histories: Histories
     targets: Histories
     times: Floats | None = None
+    weights: Floats | None = None
 
     def __len__(self) -> int:
         """Number of cases."""
@@ -192,7 +194,8 @@ class Cases:
         """Return the cases at ``positions``."""
         times = None if self.times is None else self.times[positions]
         histories, targets = self.histories.take(positions), self.targets.take(positions)
-        return Cases(self.query_rows[positions], histories, targets, times)
+        weights = None if self.weights is None else self.weights[positions]
+        return Cases(self.query_rows[positions], histories, targets, times, weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,6 +251,7 @@ class Dataset:
         offered: ``(num_item_rows,)`` bool, the items that may be recommended; the others are part of
             histories only. None offers all items.
         views: Name -> view, where the items are of several kinds.
+        by_period: Whether the test holds all that follows a moment, of known queries and of new ones.
     """
 
     queries: EntityTable
@@ -261,6 +265,7 @@ class Dataset:
     notes: tuple[str, ...] = field(default=())
     offered: Bools | None = None
     views: Mapping[str, ViewItems] = field(default_factory=dict)
+    by_period: bool = False
 
     def __repr__(self) -> str:
         counts = {part.name.lower(): int((self.parts == part).sum()) for part in Part}
@@ -339,7 +344,8 @@ class Dataset:
         ``VALID``; of train and validation for ``TEST``; of a held-out session its start), whatever their
         times: with leave-last-out and temporal splits those come before the targets by construction. Events
         of another view that have times are known up to the moment of the first target. An item that stands
-        twice among a query's targets counts once.
+        twice among a query's targets counts once. Where the test is of a period, the means of validation
+        count new and known queries in the test's shares.
         """
         if part not in (Part.VALID, Part.TEST):
             raise ArgumentError(f"part must be VALID or TEST, got {part!r}.")
@@ -362,12 +368,34 @@ class Dataset:
             is_known &= is_own | (events.times <= moments[events.query_rows])
         known = events.where(is_known)
         asked = wanted.histories().take(query_rows)
+        histories = known.histories().take(query_rows)
+        weights = None
+        if part == Part.VALID and self.by_period:
+            weights = self._weights_as_in_test(histories.lengths == 0)
         return Cases(
             query_rows=query_rows,
-            histories=known.histories().take(query_rows),
+            histories=histories,
             targets=Histories.of_pairs(asked.owners, asked.item_rows, len(asked)),
             times=times,
+            weights=weights,
         )
+
+    def share_of_new(self, part: Part) -> float:
+        """Return the share of a part's queries of which no earlier part has an event that is read."""
+        events = self.interactions
+        earlier = (Part.TRAIN, Part.CONTEXT) if part == Part.VALID else KNOWN
+        num_rows = len(events.offsets) - 1
+        is_known = np.isin(self.parts, earlier) & events.is_read
+        known = np.bincount(events.query_rows[is_known], minlength=num_rows) > 0
+        asked = np.unique(events.query_rows[(self.parts == part) & events.is_positive])
+        return float((~known[asked]).mean()) if len(asked) else 0.0
+
+    def _weights_as_in_test(self, is_new: Bools) -> Floats | None:
+        """Return weights with which new cases count as much as in the test; None where all are alike."""
+        ours, wanted = float(is_new.mean()) if len(is_new) else 0.0, self.share_of_new(Part.TEST)
+        if not 0 < ours < 1:
+            return None
+        return np.where(is_new, wanted / ours, (1 - wanted) / (1 - ours))
 
 
 def with_event_rows(dataset: Dataset) -> Dataset:

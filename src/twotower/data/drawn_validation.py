@@ -5,6 +5,7 @@ later period, or new queries. A validation of another kind would stop the traini
 ``data.order = "auto"`` would draw its conclusion from our own draw.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -51,7 +52,15 @@ def hold_out_validation(dataset: Dataset, config: SplitConfig) -> Dataset:
         drawn, told = _drawn(dataset, config)
         parts = parts.copy()
         parts[train] = drawn
+    dataset = replace(dataset, by_period=_is_of_period(dataset, config))
     return splits.checked(dataset.with_parts(parts, told), "given")
+
+
+def _is_of_period(dataset: Dataset, config: SplitConfig) -> bool:
+    """Return whether the given test holds what follows a moment, by ``split.kind`` or as it was drawn."""
+    if config.kind != "auto" or (dataset.parts == Part.CONTEXT).any():
+        return config.kind == "temporal"
+    return how_test_was_drawn(dataset)[0] == "temporal"
 
 
 def how_test_was_drawn(dataset: Dataset) -> tuple[Kind, str]:

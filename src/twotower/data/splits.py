@@ -52,6 +52,7 @@ def split(dataset: Dataset, config: SplitConfig | None = None) -> Dataset:
         parts = temporal(events, test, config.valid_fraction)
     else:
         parts = AT_RANDOM[kind](events, test, config.valid_fraction, rng)
+    dataset = replace(dataset, by_period=kind == "temporal")
     return checked(dataset.with_parts(parts, ""), kind)
 
 
@@ -334,5 +335,11 @@ def checked(dataset: Dataset, kind: str) -> Dataset:
             f"{len(np.unique(events.query_rows[mask])):,} queries and {len(items):,} items"
             + (f" ({cold:,} of them cold)" if part != Part.TRAIN else "")
         )
-    note = f"Split {kind}: {'; '.join(counts)}."
-    return replace(dataset, notes=(*(n for n in dataset.notes if n), note))
+    notes = [f"Split {kind}: {'; '.join(counts)}."]
+    new, wanted = dataset.share_of_new(Part.VALID), dataset.share_of_new(Part.TEST)
+    if dataset.by_period and 0 < new < 1 and new != wanted:
+        notes.append(
+            f"{new:.0%} of the validation queries have no earlier event, and {wanted:.0%} of the test "
+            "queries: validation counts new and known queries in the shares of the test."
+        )
+    return replace(dataset, notes=(*(n for n in dataset.notes if n), *notes))

@@ -239,4 +239,5 @@ def dataset_of(
         event_columns=event_columns,
         notes=notes,
         offered=contents.offered,
+        by_period=contents.config.split.kind == "temporal",
     )

@@ -63,8 +63,11 @@ class Evaluation:
         return len(self.cases)
 
     def mean(self) -> dict[str, float]:
-        """Return each metric's mean over queries, in the order of ``values``."""
-        return {name: float(values.mean()) for name, values in self.values.items()}
+        """Return each metric's mean over queries, by their weights, in the order of ``values``."""
+        weights = self.cases.weights
+        if weights is None:
+            return {name: float(values.mean()) for name, values in self.values.items()}
+        return {n: float(np.average(v, weights=weights)) for n, v in self.values.items()}
 
 
 def evaluate(

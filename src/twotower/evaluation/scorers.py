@@ -18,7 +18,8 @@ from twotower.vocab import FIRST_ROW, UNKNOWN_ROW
 class ModelScorer:
     """Scores every item by the dot product of the towers' outputs; satisfies ``Scorer``.
 
-    For a query of which the model knows nothing, popularity is the score, as in the retriever.
+    For a query of which the model knows nothing, popularity is the score, as in the retriever; a model with
+    a prior by popularity answers such a query by itself.
 
     Args:
         encoding: The model with the catalogue's features.
@@ -43,7 +44,7 @@ class ModelScorer:
         """Return ``(len(cases), num_item_rows)`` float32."""
         scores = self._query_vectors(cases) @ self.item_vectors.T
         known = self.is_known(cases)
-        if not known.all():
+        if not known.all() and self.encoding.model.popularity is None:
             scores[torch.from_numpy(~known)] = self.popularity.to(scores.device)
         return scores
 

@@ -20,6 +20,7 @@ from twotower.towers.history import HistoryEncoder, Recurrent
 from twotower.towers.history_encoders import HISTORY_ENCODERS
 from twotower.towers.layers import NUM_GAPS, SinceLast
 from twotower.towers.model import QueryTower, TwoTower
+from twotower.towers.popularity import PopularityPrior
 from twotower.towers.question_time import DAY_HOURS, Asked, QuestionTime, asked_at
 from twotower.towers.transformer import Transformer
 from twotower.vocab import PADDING_ROW, UNKNOWN_ROW
@@ -39,7 +40,9 @@ class ItemModule(nn.Module):
     def __init__(self, model: TwoTower, names: Sequence[str]) -> None:
         super().__init__()
         tower = _traceable(model.item_tower)
-        self.model = TwoTower(nn.Identity(), tower, similarity=model.similarity)
+        self.model = TwoTower(
+            nn.Identity(), tower, similarity=model.similarity, popularity=_prior(model)
+        )
         self.names = tuple(names)
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -79,7 +82,9 @@ class QueryModule(nn.Module):
         if isinstance(tower, QueryTower) and tower.history is not None:
             form = resolved(HISTORY_ENCODERS[history].onnx)
             tower.history = tower.history if form is None else form(tower.history)
-        self.model = TwoTower(tower, nn.Identity(), similarity=model.similarity)
+        self.model = TwoTower(
+            tower, nn.Identity(), similarity=model.similarity, popularity=_prior(model)
+        )
         self.reads_question_time = model.reads_question_time
         self.reads_times = (
             self.reads_question_time or getattr(model.query_tower, "since", None) is not None
@@ -104,6 +109,10 @@ class QueryModule(nn.Module):
         if self.events:
             vectors = self.model.event_inputs(vectors, {name: next(given) for name in self.events})
         return self.model.encode_queries(features, vectors, mask, times, asked=asked)
+
+
+def _prior(model: TwoTower) -> PopularityPrior | None:
+    return None if model.popularity is None else copy.deepcopy(model.popularity).cpu()
 
 
 def _traceable(tower: nn.Module) -> nn.Module:

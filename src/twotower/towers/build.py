@@ -15,6 +15,7 @@ from twotower.towers.history import HistoryEncoder
 from twotower.towers.history_encoders import HISTORY_ENCODERS
 from twotower.towers.layers import SinceLast, SkipMLP, TanhMLP
 from twotower.towers.model import CustomTower, ItemTower, QueryTower, TwoTower
+from twotower.towers.popularity import PopularityPrior
 from twotower.towers.question_time import QuestionTime
 
 
@@ -123,7 +124,8 @@ def build_model(
             ),
         )
     start_alike(encoders)
-    return _two_tower(config, queries, items, sentences)
+    prior = _popularity(item_transforms) if config.popularity == "on" else None
+    return _two_tower(config, queries, items, sentences, prior)
 
 
 def least_weights(
@@ -170,7 +172,11 @@ def of_another_view(model: TwoTower, config: TowersConfig) -> TwoTower:
 
 
 def _two_tower(
-    config: TowersConfig, queries: nn.Module, items: nn.Module, sentences: nn.Module | None
+    config: TowersConfig,
+    queries: nn.Module,
+    items: nn.Module,
+    sentences: nn.Module | None,
+    popularity: PopularityPrior | None = None,
 ) -> TwoTower:
     return TwoTower(
         queries,
@@ -179,6 +185,7 @@ def _two_tower(
         temperature=config.temperature,
         history_ids=config.history_items == "ids",
         sentences=sentences,
+        popularity=popularity,
     )
 
 
@@ -208,6 +215,14 @@ def _block(config: TowersConfig, hidden: Sequence[int]) -> nn.Module | None:
     if config.block == "tanh":
         return TanhMLP((*hidden, config.dim), config.dropout)
     return SkipMLP(config.dim, hidden, config.dropout)
+
+
+def _popularity(transforms: SideTransforms) -> PopularityPrior:
+    """Return a prior over the rows of the items' ids."""
+    ids = next((t for t in transforms.transforms if t.feature.meaning == "id"), None)
+    if ids is None:
+        raise ConfigError("towers.popularity must be 'off' where the items have no id, got 'on'.")
+    return PopularityPrior(ids.own_vocabulary().num_rows, ids.feature.name)
 
 
 def _history_encoder(config: TowersConfig) -> HistoryEncoder | None:

@@ -12,6 +12,7 @@ from twotower.errors import ArgumentError, check_positive
 from twotower.features.encoders import SideEncoder
 from twotower.towers.history import HistoryEncoder, State
 from twotower.towers.layers import SinceLast
+from twotower.towers.popularity import PopularityPrior
 from twotower.towers.question_time import Asked, QuestionTime
 
 Features = Mapping[str, Tensor]
@@ -186,6 +187,7 @@ class TwoTower(nn.Module):
             and keeps it at 1 for dot.
         history_ids: Whether a history reads only the ids of items, and none of their other features.
         sentences: The sentence encoder of both towers' texts, or None.
+        popularity: The prior by popularity, or None.
 
     Raises:
         ValueError: The widths of the towers differ, where they are known before the first batch;
@@ -201,6 +203,7 @@ class TwoTower(nn.Module):
         temperature: float | None = None,
         history_ids: bool = False,
         sentences: nn.Module | None = None,
+        popularity: PopularityPrior | None = None,
     ) -> None:
         super().__init__()
         if similarity not in ("dot", "cosine"):
@@ -212,6 +215,7 @@ class TwoTower(nn.Module):
         self.similarity = similarity
         self.history_ids = history_ids
         self.sentences = sentences
+        self.popularity = popularity
         if temperature is None and similarity == "cosine":
             # Learnt as a logarithm, as CLIP does (Radford et al., ICML 2021, section 2.5).
             self.log_temperature = nn.Parameter(torch.tensor(math.log(0.1)))
@@ -277,7 +281,10 @@ class TwoTower(nn.Module):
 
     def encode_items(self, features: Features) -> Tensor:
         """Map features of ``n`` items to ``(n, dim)``."""
-        return self.item_outputs(self.item_inputs(features))
+        vectors = self.item_outputs(self.item_inputs(features))
+        if self.popularity is None:
+            return vectors
+        return self.popularity.of_items(vectors, features[self.popularity.feature])
 
     def encode_queries(
         self,
@@ -304,8 +311,9 @@ class TwoTower(nn.Module):
                 mask = torch.zeros(num, 1, dtype=torch.bool, device=device)
                 item_vectors = torch.zeros(num, 1, self.query_tower.dim, device=device)
             vectors = self.query_tower(features, item_vectors, mask, times, wanted, asked)
-            return self._compared(vectors)
-        return self._compared(self.query_tower(features))
+            return self._asking(vectors, mask.any(dim=1) if wanted is None else mask[wanted])
+        vectors = self.query_tower(features)
+        return self._asking(vectors, vectors.new_ones(len(vectors), dtype=torch.bool))
 
     def event_inputs(self, item_inputs: Tensor, features: Features | None) -> Tensor:
         """Return what a history reads of events: their items, and what else is known of each.
@@ -344,7 +352,16 @@ class TwoTower(nn.Module):
                 state = state[1:]
             before = (times,)
         read, state = tower.history.step(item_vectors, times, state)
-        return self._compared(tower.output(features, read, None, asked)), (*before, *state)
+        vectors = tower.output(features, read, None, asked)
+        asking = self._asking(vectors, vectors.new_ones(len(vectors), dtype=torch.bool))
+        return asking, (*before, *state)
+
+    def _asking(self, vectors: Tensor, has_events: Tensor) -> Tensor:
+        """Return the compared vectors of queries, of which some have events that are read."""
+        vectors = self._compared(vectors)
+        return (
+            vectors if self.popularity is None else self.popularity.of_queries(vectors, has_events)
+        )
 
     def _compared(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors, dim=1) if self.similarity == "cosine" else vectors

@@ -20,6 +20,7 @@ from twotower.losses.samplers import SAMPLERS
 from twotower.runtime import choose_device, choose_precision
 from twotower.toml import toml_value
 from twotower.towers.history_encoders import HISTORY_ENCODERS
+from twotower.training.by_period import choose_for_period
 from twotower.training.closed_form import no_closed_form
 from twotower.training.optimizers import OPTIMIZERS
 from twotower.vocab import as_keys
@@ -128,6 +129,7 @@ def resolve(
         choices.decide("training.solver", "gradient")
     _choose_for_examples(choices)
     _choose_loss(choices, dataset, num_items, encodes_items=encodes_items)
+    choose_for_period(choices, dataset, train, custom)
     _choose_training(choices, dataset, train, custom)
     return choices.config, tuple(choices.said)
 
@@ -229,6 +231,7 @@ def _choose_training(
     if towers.similarity == "auto":
         num_queries = len(np.unique(train.query_rows))
         fits = loss.ranks_all and not custom and towers.temperature is None and not are_sets
+        fits = fits and training.examples != "sets"
         why = ""
         if fits and by_features:
             why = "both sides are read by their features alone"
@@ -277,6 +280,7 @@ def _choose_training(
     if training.sentence_learning_rate is None and features.tune_sentences:
         why = "the encoder knows much already"
         choices.decide("training.sentence_learning_rate", SENTENCE_RATE, why)
+    assert training.next_events is not None  # ``choose_for_period`` has set it
     if training.next_events > 1 and (towers.history == "none" or not dataset.ordered):
         why = "there is no history" if towers.history == "none" else "the events have no order"
         raise ConfigError(

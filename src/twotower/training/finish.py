@@ -87,6 +87,9 @@ def finish(
     served = best_served(trainer, done)
     if done.best_epoch == 0 and trainer.spectral is None:
         bar.on_choices((untrained_kept(done, config.training.metric),), config)
+    for objective in trainer.objectives:
+        if objective.said:
+            bar.on_choices((objective.said,), config)
     again = None
     if learnt is not None and not done.interrupted:
         events = "all events" if learnt == "all" else "the training and validation events together"

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import count, islice
 from typing import Any, Protocol, cast
 
@@ -11,13 +11,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from twotower.arrays import Bools, Floats
 from twotower.config import Config, ViewConfig
 from twotower.data.batches import PairBatch, PairBatches
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.data.prefixes import PrefixBatch, PrefixBatches
+from twotower.data.recent_counts import RecentCounts
 from twotower.data.sets import SetBatch, SetBatches
 from twotower.errors import DataError
-from twotower.evaluation.ranking import mean_of
+from twotower.evaluation.ranking import evaluate_on, mean_of
 from twotower.evaluation.sampled_candidates import labelled_candidates
 from twotower.evaluation.scorers import ModelScorer
 from twotower.features.base import FeatureArrays
@@ -32,7 +34,9 @@ from twotower.losses.samplers import SAMPLERS
 from twotower.losses.softmax import SoftmaxLoss
 from twotower.towers.encoding import Encoding, to_moments
 from twotower.towers.model import TwoTower
+from twotower.towers.popularity import PopularityPrior
 from twotower.towers.question_time import Asked, asked_at
+from twotower.training.by_period import DAY
 from twotower.training.mining import Miner
 from twotower.training.recompute import Recomputed
 from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
@@ -85,6 +89,7 @@ class Objective:
         self.query_arrays = query_arrays
         self.popularity = popularity
         self.valid = self._validation_cases()
+        self.said = ""  # what ``settle`` decided
         is_among_labels = config.training.validate_among == "labels" and len(self.valid) > 0
         self.candidates = self._labelled() if is_among_labels else None
         train = dataset.part(Part.TRAIN).as_learnt()
@@ -94,6 +99,7 @@ class Objective:
         drawn = train.where(train.is_positive)  # what batches hold
         if LOSSES[config.loss.kind].takes_labels:
             drawn = train.where(train.is_positive | train.is_negative)
+        self.counts = self._counts()
         self.stream: StreamFrequency | None = None  # where frequencies are estimated on the way
         self.miner: Miner | None = None
         self.sampler = self._sampler(drawn)
@@ -237,6 +243,8 @@ class Objective:
         hidden = hidden_by(config, candidates, reading.pairs.item_rows, reading.liked(), num_rows)
         if not config.correct_log_q:
             candidates = replace(candidates, log_q=None, fresh_share=None, query_log_q=None)
+        if self.counts is not None:
+            query_vectors, item_vectors = self._as_of(batch, query_vectors, item_vectors, reading)
         labels, weights = None, batch.weights
         if isinstance(batch, PairBatch):
             labels = batch.labels if LOSSES[config.kind].takes_labels else None
@@ -278,9 +286,95 @@ class Objective:
         return ModelScorer(self.encoding, self.query_arrays, self.popularity)
 
     def validate(self) -> float:
-        """Return the metric that decides, on the validation cases."""
+        """Return the metric that decides, on the validation cases.
+
+        New queries count as they will be answered: by popularity alone where that is better (``settle``).
+        """
         metric = self.config.training.metric
+        if self._popular is not None:
+            values, is_new = self._values(), self._is_new
+            if values[is_new].mean() < self._popular:
+                values = np.where(is_new, self._popular, values)
+            return float(np.average(values, weights=self.valid.weights))
         return mean_of(metric, self.dataset, self.scorer(), self.valid, self.candidates)
+
+    def _counts(self) -> RecentCounts | None:
+        """Return the popularity over time and give the model the last of it; None without a prior by it."""
+        prior, days = self.model.popularity, self.config.towers.popularity_days
+        if prior is None:
+            return None
+        assert days is not None
+        num_rows = self.dataset.items.ids.num_rows
+        counts = RecentCounts.of(self.dataset.part(Part.TRAIN), num_rows, days * DAY)
+        rows = self.encoding.item_features[prior.feature].cpu().numpy()
+        prior.fill(counts.logs[-1, FIRST_ROW:], rows[FIRST_ROW:])
+        return counts
+
+    def _as_of(
+        self, batch: Batch, query_vectors: Tensor, item_vectors: Tensor, reading: "Reading"
+    ) -> tuple[Tensor, Tensor]:
+        """Return vectors that count the popularity before each example's own moment."""
+        assert self.counts is not None
+        assert not isinstance(batch, SetBatch)  # ``choose_for_period`` sees to it
+        assert batch.asked is not None
+        asked = batch.asked
+        if isinstance(batch, PrefixBatch):
+            asked = asked[batch.target_rows != PADDING_ROW]
+        lines = self._tensor(self.counts.lines_at(asked))
+        rows = reading.candidates.item_rows[: len(item_vectors)]
+        logs = self._logs.index_select(1, rows)
+        return PopularityPrior.as_of(query_vectors, item_vectors, logs, lines)
+
+    @cached_property
+    def _logs(self) -> Tensor:
+        assert self.counts is not None
+        return cast("Tensor", self._tensor(self.counts.logs))
+
+    def settle(self) -> None:
+        """Let popularity alone answer queries without events, where validation finds it better.
+
+        The model answers them where there is no such query in validation.
+        """
+        prior = self.model.popularity
+        if prior is None or self._popular is None:
+            return
+        prior.alone.fill_(value=False)
+        own = float(self._values()[self._is_new].mean())
+        prior.alone.fill_(self._popular > own)
+        metric = self.config.training.metric
+        is_by = "popularity alone" if self._popular > own else "the model"
+        self.said = (
+            f"queries without events are answered by {is_by}: validation {metric} of the new ones "
+        )
+        self.said += f"{own:.4f} by the model, {self._popular:.4f} by popularity"
+
+    @property
+    def _is_new(self) -> Bools:
+        return np.asarray(self.valid.histories.lengths == 0)
+
+    @cached_property
+    def _popular(self) -> float | None:
+        """The metric of new validation queries by popularity alone; None where that answers none."""
+        prior = self.model.popularity
+        if prior is None or not self.model.reads_history or not self._is_new.any():
+            return None
+        prior.alone.fill_(value=True)
+        found = float(self._values()[self._is_new].mean())
+        prior.alone.fill_(value=False)
+        return found
+
+    def _values(self) -> Floats:
+        """Return the metric that decides for each validation case, as the model is now."""
+        name, k = self.config.training.metric.split("@")
+        found = evaluate_on(
+            self.dataset,
+            self.scorer(),
+            self.valid,
+            (int(k),),
+            candidates=self.candidates,
+            metrics=(name,),
+        )
+        return found.values[self.config.training.metric]
 
     def _tensor(self, array: Any) -> Any:
         """Return an array on the device; None stays None."""
@@ -294,15 +388,16 @@ class Objective:
 
     def _batches_of(self, train: Interactions) -> Batches:
         config = self.config
-        batch_size = config.training.batch_size
+        batch_size, next_events = config.training.batch_size, config.training.next_events
         assert batch_size is not None
+        assert next_events is not None
         if config.training.examples == "prefixes":
             return PrefixBatches(
                 train.where(train.is_read),
                 batch_size=batch_size,
                 length=config.towers.events_read,
                 seed=config.training.seed,
-                next_events=config.training.next_events,
+                next_events=next_events,
             )
         if config.training.examples == "sets":
             hides = self.dataset.offered is not None
@@ -324,9 +419,10 @@ class Objective:
             ordered=self.dataset.ordered,
             seed=config.training.seed,
             negatives=LOSSES[config.loss.kind].takes_labels,
-            next_events=config.training.next_events,
+            next_events=next_events,
             hidden=self.dataset.offered,
             hidden_share=config.towers.view_dropout,
+            gap=(config.training.gap_days or 0.0) * DAY,
             disliked=ranks_before_labels(config.loss),
         )
 

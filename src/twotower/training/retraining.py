@@ -182,6 +182,9 @@ def refitted(
     own: dict[str, Any] = deepcopy(dict(towers))
     trainer = Trainer(more.dataset, more.sides, chosen.config, spectral=chosen.spectral, **own)
     progress = trainer.fit(watcher=watcher, epochs=done.best_epoch)
+    for new, old in zip(trainer.objectives, chosen.objectives, strict=True):
+        if new.model.popularity is not None and old.model.popularity is not None:
+            new.model.popularity.alone.copy_(old.model.popularity.alone)
     if progress.interrupted:
         done.interrupt()
         return None

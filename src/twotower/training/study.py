@@ -110,7 +110,9 @@ def search_space(
         "towers.query_hidden": config.towers.block != "tanh",
         "towers.history": has_history,
         "towers.history_length": has_history and longest > _LEAST_HISTORY,
-        "towers.similarity": loss.ranks_all and config.towers.temperature is None,
+        "towers.similarity": loss.ranks_all
+        and config.towers.temperature is None
+        and config.towers.popularity != "on",  # which is a part of dot products alone
         "loss.label_smoothing": "label_smoothing" in loss.arguments,
         "loss.negatives": loss.ranks_all and sampler.name == "mixed",
         "loss.num_negatives": sampler.draws and not sampler.needs,

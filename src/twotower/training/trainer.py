@@ -257,9 +257,10 @@ class Trainer:
         try:
             torch.set_num_threads(runtime.choose_threads(settings.threads))
             self._set_precision(settings.precision)
-            # Texts that start alike on both sides say something before any training.
+            # Texts that start alike on both sides say something before any training, and so does a prior.
             sides = self.sides.query, self.sides.item
-            if epochs is None and all(texts_of(side.features) for side in sides):
+            reads_texts = all(texts_of(side.features) for side in sides)
+            if epochs is None and (reads_texts or self.model.popularity is not None):
                 self.start = _copy(self.trained)
                 start = self.validate(), self.start
             optimizers = Optimizers(self.trained, settings, settings.epochs * self.steps_per_epoch)
@@ -296,6 +297,9 @@ class Trainer:
                 save(progress)
         if progress.best_model:
             self.trained.load_state_dict(progress.best_model)
+            if epochs is None:
+                for objective in self.objectives:
+                    objective.settle()
         return progress
 
     def scorer(self) -> ModelScorer:

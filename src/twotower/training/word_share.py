@@ -107,5 +107,5 @@ def untrained_kept(done: Progress, metric: str) -> str:
         )
     return (
         f"the untrained towers are kept, whose validation {metric} of {done.best_metric:.4f} no epoch "
-        f"reached (at best {done.log[0]['best_of_training']:.4f}): too little data for the vocabulary"
+        f"reached (at best {done.log[0]['best_of_training']:.4f}): too little data to learn from"
     )

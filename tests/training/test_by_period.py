@@ -1,0 +1,270 @@
+"""A test of all that follows a moment: its task, its prior by popularity, and its validation."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from trainers import Settings, merged
+from twotower.config import Config
+from twotower.data.dataset import Dataset, Part
+from twotower.errors import ConfigError
+from twotower.evaluation.evaluate_bundle import dataset_of, scorer_of
+from twotower.evaluation.ranking import evaluate_on
+from twotower.serving.retriever import Retriever
+from twotower.training.callbacks import Callback
+from twotower.training.checkpoints import Progress
+from twotower.training.choices import resolve
+from twotower.training.pipeline import train
+from twotower.training.retraining import refitted
+from twotower.training.task import Task
+from twotower.training.trainer import Trainer
+
+DAY = 86_400
+PERIOD: Settings = {
+    "split": {"kind": "temporal"},
+    "towers": {"dim": 8},
+    "training": {"epochs": 2, "batch_size": 64, "precision": "float32"},
+}
+
+
+def drifting(queries: int = 150) -> pl.DataFrame:
+    """Return events of queries that come one after the other, whose items are those of their day."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for query in range(queries):
+        for step in range(8):
+            moment = query * DAY + step * (1 if step < 6 else 3) * DAY
+            item = int(moment / DAY / 4) + int(rng.integers(0, 12))
+            rows.append((query, item, moment + step))
+    return pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row").unique(
+        ["user_id", "item_id"], keep="first", maintain_order=True
+    )
+
+
+def task_of(*settings: Settings) -> Task:
+    return Task.of(drifting(), config=Config.from_dict(merged(PERIOD, *settings)))
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    return task_of()
+
+
+@pytest.fixture(scope="module")
+def trainer(task: Task) -> Trainer:
+    config, _ = resolve(task.config, task.dataset)
+    trainer = Trainer(task.dataset, task.sides, config)
+    trainer.fit()
+    return trainer
+
+
+class TestChoices:
+    def test_a_later_period_gets_its_task_and_a_prior(self, task: Task) -> None:
+        config, said = resolve(task.config, task.dataset)
+        longest = int(np.diff(task.dataset.part(Part.TRAIN).offsets).max())
+        assert config.training.next_events == longest
+        assert (config.towers.popularity, config.towers.similarity) == ("on", "dot")
+        assert config.towers.popularity_days is not None
+        names = [sentence.split(" = ")[0] for sentence in said]
+        assert {"training.next_events", "towers.popularity", "towers.popularity_days"} <= set(names)
+        assert resolve(config, task.dataset) == (config, ())
+
+    @pytest.mark.parametrize("kind", ["leave-last-out", "random", "cold-items", "cold-queries"])
+    def test_other_splits_get_neither(self, kind: str) -> None:
+        task = task_of({"split": {"kind": kind}})
+        config, said = resolve(task.config, task.dataset)
+        assert config.training.next_events == 1
+        assert config.towers.popularity == "off"
+        assert not [sentence for sentence in said if "popularity" in sentence]
+        assert task.dataset.cases(Part.VALID).weights is None
+
+    def test_given_files_of_a_later_period_get_both(self) -> None:
+        events = drifting().sort("timestamp")
+        cut = len(events) * 9 // 10
+        files = {"train": events[:cut], "test": events[cut:]}
+        task = Task.of(files, config=Config.from_dict({"towers": {"dim": 8}}))
+        assert task.dataset.by_period
+        config, _ = resolve(task.config, task.dataset)
+        assert (config.towers.popularity, config.split.kind) == ("on", "temporal")
+
+    @pytest.mark.parametrize(
+        ("towers", "message"),
+        [
+            ({"item_id": "off"}, r"towers\.item_id is 'off', got 'on'"),
+            ({"similarity": "cosine"}, r"towers\.similarity is 'cosine', got 'on'"),
+            ({"dim": 1}, r"towers\.dim is 1, got 'on'"),
+        ],
+    )
+    def test_what_hinders_a_prior(self, task: Task, towers: dict[str, Any], message: str) -> None:
+        wanted = Config.from_dict(merged(PERIOD, {"towers": {**towers, "popularity": "on"}}))
+        with pytest.raises(ConfigError, match=message):
+            resolve(wanted, task.dataset)
+        left = Config.from_dict(merged(PERIOD, {"towers": towers}))
+        assert resolve(left, task.dataset)[0].towers.popularity == "off"
+
+    def test_a_half_life_needs_a_prior(self, task: Task) -> None:
+        towers = {"popularity": "off", "popularity_days": 3.0}
+        with pytest.raises(ConfigError, match=r"popularity_days must stand beside .* got 3 alone"):
+            resolve(Config.from_dict(merged(PERIOD, {"towers": towers})), task.dataset)
+
+    def test_the_half_life_is_the_best_on_validation(self, task: Task) -> None:
+        """The items of these events drift: what was popular long ago is not any more."""
+        config, _ = resolve(task.config, task.dataset)
+        times = task.dataset.part(Part.TRAIN).times
+        assert times is not None
+        assert config.towers.popularity_days is not None
+        assert config.towers.popularity_days < np.ptp(times) / DAY
+
+
+class TestValidation:
+    def test_counts_new_and_known_queries_as_the_test_has_them(self, task: Task) -> None:
+        dataset = task.dataset
+        valid, test = dataset.cases(Part.VALID), dataset.cases(Part.TEST)
+        new, wanted = valid.histories.lengths == 0, test.histories.lengths == 0
+        assert 0 < new.mean() < 1
+        assert new.mean() != wanted.mean()
+        assert valid.weights is not None
+        share = valid.weights[new].sum() / valid.weights.sum()
+        assert share == pytest.approx(wanted.mean())
+        assert valid.take(np.array([1])).weights == pytest.approx(valid.weights[1])
+        assert test.weights is None
+        assert any("in the shares of the test" in note for note in dataset.notes)
+
+    def test_a_mean_by_hand(self, task: Task) -> None:
+        """Weights 1, 0 and 3 of the values 0, 1 and 1: three quarters."""
+        cases = task.dataset.cases(Part.TEST).take(np.arange(3))
+        config, _ = resolve(task.config, task.dataset)
+        scorer = Trainer(task.dataset, task.sides, config).scorer()
+        found = evaluate_on(task.dataset, scorer, cases, (10,), metrics=("ndcg",))
+        values = {"ndcg@10": np.array([0.0, 1.0, 1.0])}
+        weighted = replace(cases, weights=np.array([1.0, 0.0, 3.0]))
+        assert replace(found, values=values, cases=weighted).mean() == {"ndcg@10": 0.75}
+        assert replace(found, values=values).mean() == {"ndcg@10": pytest.approx(2 / 3)}
+
+
+def ndcg_of_new(trainer: Trainer, part: Part) -> float:
+    dataset = trainer.dataset
+    cases = dataset.cases(part)
+    new = cases.take(np.flatnonzero(cases.histories.lengths == 0))
+    return evaluate_on(dataset, trainer.scorer(), new, (10,)).mean()["ndcg@10"]
+
+
+class TestQueriesWithoutEvents:
+    def test_untrained_they_get_what_is_popular_of_late(self, task: Task) -> None:
+        config, _ = resolve(task.config, task.dataset)
+        trainer = Trainer(task.dataset, task.sides, config)
+        cases = task.dataset.cases(Part.VALID)
+        new = cases.take(np.flatnonzero(cases.histories.lengths == 0)[:1])
+        scores = trainer.scorer().score(new)[0, 2:].numpy()
+        assert trainer.objectives[0].counts is not None
+        popular = trainer.objectives[0].counts.logs[-1, 2:]
+        assert np.corrcoef(scores, popular)[0, 1] > 0.9
+
+    def test_a_model_that_is_worse_than_popularity_is_not_asked(self, trainer: Trainer) -> None:
+        """Item vectors are spoilt, so that what the model adds to popularity is noise."""
+        prior = trainer.model.popularity
+        assert prior is not None
+        kept = {name: value.clone() for name, value in trainer.trained.state_dict().items()}
+        prior.alone.fill_(value=True)
+        best = ndcg_of_new(trainer, Part.VALID)
+        with torch.no_grad():
+            for weight in trainer.trained.parameters():
+                weight.copy_(3 * torch.randn_like(weight))
+        trainer.objectives[0].settle()
+        assert bool(prior.alone)
+        assert ndcg_of_new(trainer, Part.VALID) == best
+        assert "answered by popularity alone" in trainer.objectives[0].said
+        trainer.trained.load_state_dict(kept)
+
+    def test_are_never_worse_than_popularity_on_validation(self, trainer: Trainer) -> None:
+        prior = trainer.model.popularity
+        assert prior is not None
+        chosen, settled = bool(prior.alone), ndcg_of_new(trainer, Part.VALID)
+        prior.alone.fill_(value=True)
+        assert settled >= ndcg_of_new(trainer, Part.VALID)
+        prior.alone.fill_(chosen)
+
+
+class TestBundle:
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+        out = tmp_path_factory.mktemp("period") / "model"
+        train(drifting(), config=PERIOD, out=out, baselines=["popularity"], progress=None)
+        return out
+
+    def test_answers_and_figures_are_those_of_the_training(self, path: Path) -> None:
+        retriever = Retriever.open(path)
+        dataset: Dataset = dataset_of(retriever)
+        assert dataset.by_period
+        found = evaluate_on(dataset, scorer_of(retriever), dataset.cases(Part.TEST), (10,)).mean()
+        figure = retriever.contents.metrics["model"]["ndcg@10"]
+        assert found["ndcg@10"] == pytest.approx(figure, abs=1e-6)
+
+    def test_a_query_of_which_nothing_is_known_is_answered_by_the_prior(self, path: Path) -> None:
+        retriever = Retriever.open(path)
+        answer = retriever.recommend(history=[], k=5)
+        assert answer.basis == "popularity"
+        late = drifting().sort("timestamp").tail(200)["item_id"].unique().to_list()
+        assert set(answer.item_ids) <= set(late)
+
+    def test_a_new_item_is_as_popular_as_items_that_are_not_known(self, path: Path) -> None:
+        retriever = Retriever.open(path)
+        prior = retriever.encoding.model.popularity
+        assert prior is not None
+        with pytest.warns(UserWarning, match="vector of an unknown item"):
+            retriever.upsert_items(pl.DataFrame({"item_id": [999]}))
+        assert retriever.encode_items([999])[0, -1] * 16 == pytest.approx(float(prior.column[1]))
+
+    def test_a_session_goes_on_from_it(self, path: Path) -> None:
+        retriever = Retriever.open(path)
+        session = retriever.session()
+        assert session.recommend(5).item_ids == retriever.recommend(history=[], k=5).item_ids
+        session.add(3)
+        assert session.recommend(5).item_ids == retriever.recommend(history=[3], k=5).item_ids
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_second_training_answers_new_queries_as_the_first(
+    alone: bool, task: Task, trainer: Trainer
+) -> None:
+    prior = trainer.model.popularity
+    assert prior is not None
+    kept, done = bool(prior.alone), Progress()
+    prior.alone.fill_(alone)
+    done.best_epoch = 1
+    again = refitted(trainer, done, task, "valid", towers={}, watcher=Callback())
+    assert again is not None
+    assert again.model.popularity is not None
+    assert bool(again.model.popularity.alone) == alone
+    prior.alone.fill_(kept)
+
+
+def test_no_epoch_is_kept_that_is_worse_than_popularity() -> None:
+    """Steps that are far too large spoil the model: the start, which answers by popularity, is kept."""
+    task = task_of({"training": {"learning_rate": 3.0, "epochs": 1}})
+    trainer = Trainer(task.dataset, task.sides, resolve(task.config, task.dataset)[0])
+    progress = trainer.fit()
+    assert progress.best_epoch == 0
+    assert progress.best_metric is not None
+    assert progress.best_metric > progress.log[0]["best_of_training"]
+
+
+@pytest.mark.parametrize("history", ["pooled", "transformer"])
+def test_examples_of_both_kinds_learn_beside_the_prior(history: str) -> None:
+    """The loss of an untrained model with a prior is below that of one that knows no popularity."""
+    losses = {}
+    for popularity in ("on", "off"):
+        settings: Settings = {
+            "towers": {"history": history, "popularity": popularity},
+            "training": {"epochs": 1, "learning_rate": 1e-9},
+        }
+        task = task_of(settings)
+        trainer = Trainer(task.dataset, task.sides, resolve(task.config, task.dataset)[0])
+        losses[popularity] = trainer.fit().log[0]["loss"]
+    assert losses["on"] < losses["off"]
