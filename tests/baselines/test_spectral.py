@@ -292,7 +292,7 @@ def test_whichever_comes_first_the_better_is_chosen(
     monkeypatch: pytest.MonkeyPatch, grid: str, values: tuple[Any, ...], setting: str
 ) -> None:
     dataset = walks()
-    monkeypatch.setattr(spectral_file, "_WIDTHS", (8,))
+    monkeypatch.setattr(spectral_file, "WIDTHS", (8,))
     found = []
     for tried in (values, values[::-1]):
         monkeypatch.setattr(spectral_file, grid, tried)
@@ -301,7 +301,7 @@ def test_whichever_comes_first_the_better_is_chosen(
 
 
 def test_widths_that_take_long_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spectral_file, "_WIDTHS", (4, 8, 16))
+    monkeypatch.setattr(spectral_file, "WIDTHS", (4, 8, 16))
     assert choose_spectral(walks()).width == 16
     monkeypatch.setattr(spectral_file, "is_quick", lambda _, width: width <= 8)
     assert choose_spectral(walks()).width == 8

@@ -92,6 +92,7 @@ class TestAuto:
             "training": {
                 "next_events": 1,
                 "gap_days": 0.0,
+                "solver": "gradient",
                 "batch_size": 7,
                 "learning_rate": 0.004,
                 "table_optimizer": "adagrad",
@@ -105,7 +106,7 @@ class TestAuto:
         assert config == Config.from_dict(settings)
         assert not said
 
-    @pytest.mark.parametrize(("is_ordered", "history"), [(True, "pooled"), (False, "mean")])
+    @pytest.mark.parametrize(("is_ordered", "history"), [(True, "pooled"), (False, "bag")])
     def test_history(self, is_ordered: bool, history: str) -> None:
         config, said = resolved(dataset_of(ordered=is_ordered))
         assert config.towers.history == history
@@ -286,6 +287,35 @@ class TestRefusals:
     def test_prefixes_of_events_without_an_order(self) -> None:
         with pytest.raises(ConfigError, match="where the events have no order; use 'pairs'"):
             resolved(dataset_of(ordered=False), {"training": {"examples": "prefixes"}})
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"towers": {"history": "none"}}, "where towers.history is 'none'"),
+            ({"loss": {"kind": "bpr"}}, "where loss.kind is 'bpr', which scores one item a query"),
+            (
+                {"loss": {"negatives": "mixed"}},
+                "where loss.negatives is 'mixed': all items must be",
+            ),
+        ],
+    )
+    def test_sets_need_all_items_as_candidates(self, settings: Settings, message: str) -> None:
+        sets = {"training": {"examples": "sets"}}
+        with pytest.raises(ConfigError, match=f"{message}.*; use 'pairs'"):
+            resolved(dataset_of(ordered=False), {**settings, **sets})
+        config, _ = resolved(dataset_of(ordered=False), settings)
+        assert config.training.examples == "pairs"
+
+    def test_sets_of_events_in_an_order(self, ordered: Dataset) -> None:
+        with pytest.raises(ConfigError, match="where the events have an order; use 'pairs'"):
+            resolved(ordered, {"training": {"examples": "sets"}})
+
+    def test_too_many_items_for_sets(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(choices, "SETS_UP_TO", 3)
+        config, _ = resolved(dataset_of(ordered=False), {})
+        assert config.training.examples == "pairs"
+        assert config.towers.history_items == "tower"
+        assert config.towers.query_hidden == (256,)
 
     def test_next_events_need_a_history_in_order(self, ordered: Dataset) -> None:
         training = {"next_events": 3}

@@ -424,13 +424,7 @@ def test_a_share_of_histories_hides_the_view_that_is_asked_for(order: str) -> No
     data = {"order": order}
     split = {"kind": "random"}
     half, none = (
-        trainer_of(
-            two_views(),
-            data=data,
-            split=split,
-            towers={"dim": 16, "view_dropout": share},
-            training={"examples": "pairs"},
-        )
+        trainer_of(two_views(), data=data, split=split, towers={"dim": 16, "view_dropout": share})
         for share in (0.5, 0.0)
     )
     for hiding, whole in zip(half.objectives, none.objectives, strict=True):

@@ -56,8 +56,6 @@ class SetBatches:
         length: Most events of a history that are read, at least 1; of more, a random part is read.
         seed: Of the shuffles and of the targets.
         least_batches: Batches that an epoch has at least: a small table is drawn more often.
-        hidden_share: Share of the queries all of whose items are asked for, of those that also have events
-            that are only read.
 
     Raises:
         ValueError: ``batch_size``, ``length`` or ``least_batches`` is below 1.
@@ -73,7 +71,6 @@ class SetBatches:
     length: int
     seed: int
     least_batches: int = 1
-    hidden_share: float = 0.0
 
     def __post_init__(self) -> None:
         sizes = {"batch_size": self.batch_size, "length": self.length}
@@ -102,15 +99,12 @@ class SetBatches:
             rng = np.random.default_rng([self.seed, epoch, 0, number])
             order = rng.permutation(self._queries)
             draws = rng.random(self._num_pairs, np.float32)[self._pair_of]
-            is_hiding = rng.random(len(order)) < self.hidden_share
             is_empty = rng.random(len(order)) < EMPTY_SHARE
             for start in range(0, len(order), self.batch_size):
                 part = slice(start, start + self.batch_size)
-                yield self._gather(order[part], draws, is_hiding[part], is_empty[part])
+                yield self._gather(order[part], draws, is_empty[part])
 
-    def _gather(
-        self, query_rows: Rows, draws: Float32s, is_hiding: Bools, is_empty: Bools
-    ) -> SetBatch:
+    def _gather(self, query_rows: Rows, draws: Float32s, is_empty: Bools) -> SetBatch:
         events = self.events
         starts, ends = events.offsets[query_rows], events.offsets[query_rows + 1]
         counts = ends - starts
@@ -120,8 +114,7 @@ class SetBatches:
         shares = np.full(len(query_rows), np.inf, np.float32)
         np.minimum.at(shares, lines[can_ask], drawn[can_ask])  # at least one item is asked for
         shares = np.maximum(shares, np.float32(TARGET_SHARE))
-        others = np.bincount(lines, ~can_ask & events.is_read[places], len(query_rows))
-        shares[np.where(others > 0, is_hiding, is_empty)] = 1
+        shares[is_empty] = 1
         is_asked = can_ask & (drawn <= shares[lines])
         is_target, is_read = (
             is_asked & events.is_positive[places],

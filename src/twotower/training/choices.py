@@ -370,6 +370,8 @@ def _no_sets(config: Config, dataset: Dataset, num_items: int) -> str:
         return "towers.history is 'none': a half of a query's items is read as its history"
     if dataset.ordered:
         return "the events have an order"
+    if dataset.views:
+        return "there are several views"
     if _reads_labels(loss):
         return "labels and impressions are read event by event"
     kind = "softmax" if loss.kind == "auto" else loss.kind

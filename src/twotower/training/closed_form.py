@@ -48,7 +48,7 @@ def no_closed_form(config: Config, dataset: Dataset, custom: Collection[str] = (
     for name, values in allowed.items():
         value = getattr(towers, name)
         if value not in values:
-            return f"towers.{name} is {toml_value(value)}"
+            return f"towers.{name} is {toml_value(value)}".replace('"', "'")
     return ""
 
 

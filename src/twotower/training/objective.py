@@ -400,14 +400,12 @@ class Objective:
                 next_events=next_events,
             )
         if config.training.examples == "sets":
-            hides = self.dataset.offered is not None
             return SetBatches(
                 train,
                 batch_size=batch_size,
                 length=config.towers.events_read,
                 seed=config.training.seed,
                 least_batches=LEAST_STEPS,
-                hidden_share=config.towers.view_dropout if hides else 0.0,
             )
         # The documents that a search is known to want are no negatives of it, though it reads none.
         is_search = self.encoding.query_transforms.reads_text_of(self.dataset.queries.id_column)

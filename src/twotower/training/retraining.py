@@ -24,6 +24,7 @@ from twotower.training.trainer import Trainer, TrainingDivergedError
 
 IDS_FROM = 20
 """Training events per query from which an id may know more than the events that the history reads."""
+SOLVERS = "gradient", "spectral"
 IDS_UP_TO = 300_000
 """Training events up to which a second model, with ids, is trained to see whether it is better."""
 
@@ -77,7 +78,9 @@ def better_of_both(
     if progress.interrupted:
         done.interrupt()
         return trainer, done, "towers.query_id = 'off': a training with ids was not finished"
-    return _better(trainer, done, other, progress, "towers.query_id", ("off", "on"))
+    return _better(
+        trainer, done, other, progress, "towers.query_id", ("off", "on"), ("without", "with it")
+    )
 
 
 def tries_closed_form(config: Config, chosen: Config, dataset: Dataset) -> bool:
@@ -119,7 +122,9 @@ def better_of_training(
     config = with_values(trainer.config, values)
     other = Trainer(trainer.dataset, trainer.sides, config, spectral=settings_of(spectral))
     progress = other.fit()
-    return _better(trainer, done, other, progress, "training.solver", ("gradient", "spectral"))
+    return _better(
+        trainer, done, other, progress, "training.solver", SOLVERS, ("in steps", "in closed form")
+    )
 
 
 def _better(
@@ -129,16 +134,17 @@ def _better(
     progress: Progress,
     name: str,
     values: tuple[str, str],
+    words: tuple[str, str],
 ) -> tuple[Trainer, Progress, str]:
     """Return the trainer with the better validation metric, its progress, and a sentence."""
-    metrics = done.best_metric, progress.best_metric
-    assert metrics[0] is not None
-    assert metrics[1] is not None
-    said = f"validation {first.config.training.metric}"
-    figures = " and ".join(f"{m:.4f} with {v!r}" for m, v in zip(metrics, values, strict=True))
-    if metrics[1] <= metrics[0]:
-        return first, done, f"{name} = {values[0]!r}: {said} is {figures}"
-    return second, progress, f"{name} = {values[1]!r}: {said} is {figures}"
+    without, found = done.best_metric, progress.best_metric
+    assert without is not None
+    assert found is not None
+    metric = first.config.training.metric
+    figures = f"validation {metric} {found:.4f} {words[1]}, {without:.4f} {words[0]}"
+    if found <= without:
+        return first, done, f"{name} = {values[0]!r}: {figures}"
+    return second, progress, f"{name} = {values[1]!r}: {figures}"
 
 
 def learnt_by(refit: Refit) -> Learnt | None:

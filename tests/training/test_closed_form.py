@@ -1,0 +1,124 @@
+"""A model in closed form: the vectors of the baseline, in towers, without a step of training."""
+
+import json
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from twotower import Trained, train
+from twotower.baselines.spectral import Spectral
+from twotower.config import Config
+from twotower.data.dataset import Part
+from twotower.errors import ConfigError
+from twotower.training.choices import resolve
+from twotower.training.task import Task
+from twotower.training.trainer import Trainer
+
+
+def likes(seed: int = 0) -> pl.DataFrame:
+    """Users of four tastes like the items of their own, popular ones more often; there are no times."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for user in range(120):
+        of_taste = np.arange(40) * 4 + user % 4
+        shares = 1 / (1 + np.arange(40))
+        chosen = rng.choice(of_taste, 14, replace=False, p=shares / shares.sum())
+        rows += [(user, int(item)) for item in chosen]
+    return pl.DataFrame(rows, schema=["user", "item"], orient="row")
+
+
+QUICK: dict[str, Any] = {"training": {"epochs": 2, "threads": 1}, "towers": {"dim": 16}}
+
+
+def trainer_of(**training: Any) -> Trainer:
+    settings = {**QUICK, "training": {**QUICK["training"], **training}}
+    task = Task.of(likes(), config=Config.from_dict(settings))
+    config, _ = resolve(task.config, task.dataset)
+    return Trainer(task.dataset, task.sides, config)
+
+
+def trained(**keywords: Any) -> Trained:
+    return train(likes(), config=QUICK, baselines=["popularity", "spectral"], **keywords)
+
+
+def test_it_ranks_as_the_baseline() -> None:
+    trainer = trainer_of(solver="spectral")
+    assert trainer.spectral is not None
+    dataset = trainer.dataset
+    num_rows = dataset.items.ids.num_rows
+    baseline = Spectral.fit(dataset.part(Part.TRAIN), num_rows, **trainer.spectral)
+    progress = trainer.fit()
+    assert progress.epoch == 0
+    assert progress.best_epoch == 0
+    (record,) = progress.log
+    assert record["event"] == "closed form"
+    assert record["valid_ndcg@10"] == progress.best_metric
+    cases = dataset.cases(Part.TEST)
+    ours, theirs = trainer.scorer().score(cases), baseline.score(cases)
+    counts = np.bincount(dataset.part(Part.TRAIN).item_rows, minlength=num_rows)
+    own = counts >= 2  # an item of one event has no embedding of its own
+    histories = [bool(own[cases.histories.of_one(n)].all()) for n in range(len(cases))]
+    assert sum(histories) > 80
+    ours, theirs = (each[histories][:, own] for each in (ours, theirs))
+    # A mean is the sum but for a factor a query, and all vectors are scaled.
+    factors = ours.norm(dim=1, keepdim=True) / theirs.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(ours, factors * theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_a_query_without_events_gets_what_is_popular() -> None:
+    retriever = in_closed_form().retriever
+    found = retriever.recommend(history=[], k=20)
+    popular = likes()["item"].value_counts(sort=True)["item"].head(40).to_list()
+    assert len(set(found.item_ids) & set(popular)) >= 15
+
+
+def in_closed_form() -> Trained:
+    config = {**QUICK, "training": {**QUICK["training"], "solver": "spectral"}}
+    return train(likes(), config=config, baselines=["popularity", "spectral"])
+
+
+def test_validation_decides() -> None:
+    result = trained()
+    config = result.contents.config
+    assert config.training.solver in ("gradient", "spectral")
+    by_steps, by_form = trainer_of(solver="gradient"), trainer_of(solver="spectral")
+    metrics = [each.fit().best_metric or 0.0 for each in (by_steps, by_form)]
+    assert (config.training.solver == "spectral") == (metrics[1] > metrics[0])
+    assert config.towers.dim <= 16
+
+
+@pytest.mark.parametrize("solver", ["gradient", "spectral"])
+def test_it_is_refitted_on_more_events(solver: str) -> None:
+    config = {**QUICK, "training": {**QUICK["training"], "solver": solver}}
+    result = train(likes(), config=config, baselines=[], refit=True, seeds=2)
+    records = [json.loads(line) for line in result.contents.log.splitlines()]
+    assert records[-1]["event"] == "refit"
+    assert ("loss" in records[-1]) == (solver == "gradient")
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"towers": {"query_hidden": [8]}}, r"towers.query_hidden is \[8\]"),
+        ({"towers": {"similarity": "cosine"}}, "towers.similarity is 'cosine'"),
+        ({"data": {"order": "file"}}, "the events have an order"),
+    ],
+)
+def test_what_it_cannot_hold_is_refused(settings: dict[str, Any], reason: str) -> None:
+    given = {**settings, "training": {"solver": "spectral"}}
+    task = Task.of(likes(), config=Config.from_dict(given))
+    with pytest.raises(ConfigError, match=f"must not be 'spectral' where {reason}; use 'gradient'"):
+        resolve(task.config, task.dataset)
+
+
+def test_the_width_shrinks_with_the_catalogue() -> None:
+    few = likes().filter(pl.col("item") < 9)
+    result = train(
+        few, config={"training": {"solver": "spectral", "threads": 1}}, baselines=["popularity"]
+    )
+    vectors = result.contents.item_vectors
+    assert vectors.shape[1] == 64
+    assert int((vectors.abs().sum(dim=0) > 0).sum()) <= 9
