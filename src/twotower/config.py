@@ -309,8 +309,9 @@ class TrainingConfig(Section):
     validate_among: Literal["catalogue", "labels"] = "catalogue"
     """What validation ranks for each query: all items, or those that validation has a label of it for."""
     batch_size: Annotated[int | None, Range(1, 10**7)] = None
-    """Examples a step; without it by the number of training events, from 128 to 1,024, and for ``prefixes``
-    those of about 128 histories, up to 4,096 and to a 100th of the events."""
+    """Examples a step; without it by the number of training events, from 128 to 1,024, for ``prefixes``
+    those of about 128 histories, up to 4,096 and to a 100th of the events, and for ``sets`` from 16 to 256
+    queries."""
     examples: Literal["auto", "pairs", "prefixes", "sets"] = "auto"
     """What a batch holds: events, each with its history (``pairs``); whole histories, each of whose
     positions is an example (``prefixes``); or queries whose events have no order, one half of their items

@@ -1,6 +1,7 @@
 """A model in closed form: the vectors of the baseline, in towers, without a step of training."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,12 @@ import polars as pl
 import pytest
 import torch
 
-from twotower import Trained, train
+from twotower import Trained, train, tune
 from twotower.baselines.spectral import Spectral
 from twotower.config import Config
 from twotower.data.dataset import Part
 from twotower.errors import ConfigError
+from twotower.histories import Histories
 from twotower.training.choices import resolve
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
@@ -68,16 +70,37 @@ def test_it_ranks_as_the_baseline() -> None:
     torch.testing.assert_close(ours, factors * theirs, rtol=1e-3, atol=1e-4)
 
 
-def test_a_query_without_events_gets_what_is_popular() -> None:
-    retriever = in_closed_form().retriever
-    found = retriever.recommend(history=[], k=20)
-    popular = likes()["item"].value_counts(sort=True)["item"].head(40).to_list()
-    assert len(set(found.item_ids) & set(popular)) >= 15
+@pytest.mark.parametrize("solver", ["gradient", "spectral"])
+def test_the_vector_of_no_events_says_what_is_popular(solver: str) -> None:
+    trainer = trainer_of(solver=solver, epochs=8)
+    trainer.fit()
+    encoding = trainer.encoding
+    features = {name: values[2:3] for name, values in trainer.query_arrays.items()}
+    query = encoding.query_vectors(features, Histories.empty(1))
+    scores = (query @ encoding.item_vectors().T)[0].numpy()
+    counts = trainer.popularity
+    is_known = counts >= 2
+    assert np.corrcoef(scores[is_known], np.log(counts[is_known]))[0, 1] > 0.6
 
 
-def in_closed_form() -> Trained:
+def test_loggers_hear_of_it(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
     config = {**QUICK, "training": {**QUICK["training"], "solver": "spectral"}}
-    return train(likes(), config=config, baselines=["popularity", "spectral"])
+    train(likes(), config=config, baselines=["popularity"], tensorboard=tmp_path)
+    assert any(tmp_path.rglob("events.out.tfevents*"))
+
+
+def test_tune_has_nothing_to_search_in_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="must not be 'spectral' for tune"):
+        tune(likes(), out=tmp_path / "out", config={"training": {"solver": "spectral"}})
+
+
+@pytest.mark.parametrize(
+    "features", [{"item": {"item": "text"}}, {"item": {"item": "text"}, "query": {"user": "id"}}]
+)
+def test_items_without_an_id_are_trained(features: dict[str, Any]) -> None:
+    result = train(likes(), config={**QUICK, "features": features}, baselines=["popularity"])
+    assert result.contents.config.training.solver == "gradient"
 
 
 def test_validation_decides() -> None:

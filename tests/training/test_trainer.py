@@ -314,6 +314,7 @@ CHANGES: dict[str, dict[str, tuple[Settings, Any]]] = {
 }
 ELSEWHERE = {"device", "threads", "view_dropout", "sentence_learning_rate", "validate_among"}
 """Where and how fast, not what; and what is of several views, sentence encoders or labels, tested there."""
+ELSEWHERE |= {"question_time", "solver"}  # test_learnt_question_time.py, test_closed_form.py
 OF_TABLES = {"table_optimizer": "adagrad", "table_learning_rate": 0.03}
 
 

@@ -165,6 +165,10 @@ class PairBatches:
                 at_its_time = rng(7).random(len(picked)) < BY_TIME
                 ends = np.where(at_its_time, self._ends_at(asked, ends, query_rows), ends)
             history = self._earlier(ends, query_rows, self.history_length)
+            if asked is not None and self.gap and history.times is not None:
+                # No question is asked before an event that its history holds.
+                last = np.where(history.rows[:, -1] != PADDING_ROW, history.times[:, -1], -np.inf)
+                asked = np.maximum(asked, last)
         elif self.history_length is not None:
             history = self._others(picked, query_rows, item_rows, self.history_length, rng(1))
         if history is not None and self.hidden is not None and self.hidden_share:

@@ -65,7 +65,7 @@ class Evaluation:
     def mean(self) -> dict[str, float]:
         """Return each metric's mean over queries, by their weights, in the order of ``values``."""
         weights = self.cases.weights
-        if weights is None:
+        if weights is None or not weights.any():
             return {name: float(values.mean()) for name, values in self.values.items()}
         return {n: float(np.average(v, weights=weights)) for n, v in self.values.items()}
 

@@ -82,6 +82,8 @@ def _choose_gap(choices: Choices, dataset: Dataset) -> None:
         hindrance = "no history is read in order"
     elif dataset.interactions.times is None:
         hindrance = "the events have no times"
+    elif choices.config.data.order == "file":
+        hindrance = "data.order is 'file'"
     elif training.examples == "prefixes":
         hindrance = "training.examples is 'prefixes'"
     if training.gap_days is None:
@@ -103,10 +105,17 @@ def _hindrance(config: Config, dataset: Dataset, custom: tuple[str, ...]) -> str
         return "a tower is your own"
     if dataset.views:
         return "there are several views"
-    if dataset.interactions.times is None:
+    times = dataset.part(Part.TRAIN).times
+    if times is None:
         return "the events have no times"
+    if len(times) and np.nanmin(times) == np.nanmax(times):
+        return "all training events have one time"
     if config.training.examples == "sets":
         return "training.examples is 'sets'"
+    if config.training.solver == "spectral":
+        return "training.solver is 'spectral'"
+    if config.towers.temperature is not None:
+        return "towers.temperature is stated"
     if config.towers.item_id == "off":
         return "towers.item_id is 'off'"
     if config.towers.similarity == "cosine":

@@ -124,7 +124,7 @@ def resolve(
         )
     if config.features.tune_sentences:
         _check_tuned(choices.config, custom, encodes_items=encodes_items)
-    choices.decide("training.examples", _examples(choices.config, dataset, num_items))
+    choices.decide("training.examples", _examples(choices.config, dataset, num_items, custom))
     if config.training.solver == "auto":
         choices.decide("training.solver", "gradient")
     _choose_for_examples(choices)
@@ -335,7 +335,7 @@ def _batch_size(examples: str, towers: TowersConfig, train: Interactions) -> tup
     return int(np.clip(size, 128, 4096)), f"about {WINDOWS} histories of {mean:.0f} events"
 
 
-def _examples(config: Config, dataset: Dataset, num_items: int) -> str:
+def _examples(config: Config, dataset: Dataset, num_items: int, custom: tuple[str, ...]) -> str:
     """Return what the examples of a batch are: single events, whole histories, or sets without an order."""
     given, towers, loss = config.training.examples, config.towers, config.loss
     hindrance = ""
@@ -351,7 +351,7 @@ def _examples(config: Config, dataset: Dataset, num_items: int) -> str:
         raise ConfigError(
             f"training.examples must not be 'prefixes' where {hindrance}; use 'pairs'."
         )
-    no_sets = _no_sets(config, dataset, num_items)
+    no_sets = _no_sets(config, dataset, num_items, custom)
     if given == "sets" and no_sets:
         raise ConfigError(f"training.examples must not be 'sets' where {no_sets}; use 'pairs'.")
     if given != "auto":
@@ -363,7 +363,7 @@ def _examples(config: Config, dataset: Dataset, num_items: int) -> str:
     return "prefixes" if is_sequential else "pairs"
 
 
-def _no_sets(config: Config, dataset: Dataset, num_items: int) -> str:
+def _no_sets(config: Config, dataset: Dataset, num_items: int, custom: tuple[str, ...]) -> str:
     """Return why the items of a query cannot be predicted at once, or nothing."""
     towers, loss = config.towers, config.loss
     if towers.history == "none":
@@ -379,8 +379,13 @@ def _no_sets(config: Config, dataset: Dataset, num_items: int) -> str:
         return f"loss.kind is {kind!r}, which scores one item a query"
     if loss.negatives not in ("auto", "all"):
         return f"loss.negatives is {loss.negatives!r}: all items must be candidates"
-    if loss.negatives == "auto" and num_items > SETS_UP_TO:
+    if loss.negatives == "all":
+        return ""
+    if num_items > (ALL_ITEMS_UP_TO if "item" in custom else SETS_UP_TO):
         return f"{num_items:,} items are too many to be all candidates"
+    is_tuned = config.features.tune_sentences and _reads_sentences(config, "item")
+    if is_tuned or _tokens_of_items(config, dataset.items) > ALL_TOKENS_UP_TO:
+        return "the texts of all items are too long to be encoded in each step"
     return ""
 
 
@@ -523,7 +528,8 @@ def _choose_loss(
             f"loss.negatives = {sampler.name!r} must go with a column of 0/1 labels, got none; "
             f"pass {passing(label_column='NAME')}, or state a data.positive_threshold."
         )
-    if loss.mask_known and dataset.repeats and config.towers.history != "none":
+    is_set = examples == "sets"  # in which what is asked for again is not in the history
+    if loss.mask_known and dataset.repeats and config.towers.history != "none" and not is_set:
         choices.decide("loss.mask_known", value=False, why="items may come again")
     elif loss.mask_known and dataset.views:
         why = "who is new to a view has nothing there to leave out"

@@ -1,22 +1,27 @@
 """A two-tower model in closed form: ids' embeddings from singular vectors, without a step of training."""
 
 from collections.abc import Collection, Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from twotower.arrays import Bools, Float32s
-from twotower.baselines.spectral import Spectral, choose_spectral
 from twotower.config import Config
 from twotower.data.dataset import Dataset, Part
 from twotower.features.encoders import CategoryEncoder, SideEncoder
+from twotower.registry import resolved
 from twotower.toml import toml_value
 from twotower.towers.encoding import Encoding
 from twotower.towers.history import Bag
 from twotower.towers.model import ItemTower, QueryTower
 from twotower.vocab import FIRST_ROW
+
+if TYPE_CHECKING:
+    from twotower.baselines.spectral import Spectral
+
+_SPECTRAL = "twotower.baselines.spectral"  # imported when it is called, since it imports scipy
 
 
 def no_closed_form(config: Config, dataset: Dataset, custom: Collection[str] = ()) -> str:
@@ -34,6 +39,12 @@ def no_closed_form(config: Config, dataset: Dataset, custom: Collection[str] = (
         return "there are several views"
     if dataset.ordered:
         return "the events have an order"
+    if "id" not in config.features.item.get(dataset.items.id_column, "id").split("+"):
+        return "the items are read by no id"
+    if config.features.tune_sentences:
+        return "features.tune_sentences is true"
+    if config.loss.kind not in ("auto", "softmax"):
+        return f"loss.kind is {config.loss.kind!r}"
     allowed = {
         "history": ("auto", "bag"),
         "history_items": ("auto", "separate"),
@@ -44,6 +55,7 @@ def no_closed_form(config: Config, dataset: Dataset, custom: Collection[str] = (
         "block": ("skip",),
         "similarity": ("auto", "dot"),
         "temperature": (None,),
+        "popularity": ("auto", "off"),
     }
     for name, values in allowed.items():
         value = getattr(towers, name)
@@ -52,26 +64,39 @@ def no_closed_form(config: Config, dataset: Dataset, custom: Collection[str] = (
     return ""
 
 
-def fitted(dataset: Dataset, settings: Mapping[str, Any] | None, width: int) -> Spectral:
-    """Return the closed form of the training events.
+def is_quick(dataset: Dataset, width: int | None) -> bool:
+    """Return whether the closed form of a width, or of any where that is None, takes minutes at most."""
+    train = dataset.part(Part.TRAIN)
+    least = min(resolved(f"{_SPECTRAL}:WIDTHS")) if width is None else width
+    return bool(resolved(f"{_SPECTRAL}:is_quick")(train, least))
+
+
+def chosen(dataset: Dataset, width: int | None) -> "Spectral":
+    """Return the closed form with the settings that validation prefers.
 
     Args:
         dataset: The split data set.
-        settings: As ``settings_of`` returns them; None chooses them on validation.
-        width: Where they are to be chosen.
+        width: Of the vectors; None chooses it, too.
     """
-    if settings is None:
-        return choose_spectral(dataset, width)
-    return Spectral.fit(dataset.part(Part.TRAIN), dataset.items.ids.num_rows, **settings)
+    found: Spectral = resolved(f"{_SPECTRAL}:choose_spectral")(dataset, width)
+    return found
 
 
-def settings_of(spectral: Spectral) -> dict[str, Any]:
+def fitted(dataset: Dataset, settings: Mapping[str, Any]) -> "Spectral":
+    """Return the closed form of the training events, with settings as ``settings_of`` returns them."""
+    kind = resolved(f"{_SPECTRAL}:Spectral")
+    num_rows = dataset.items.ids.num_rows
+    found: Spectral = kind.fit(dataset.part(Part.TRAIN), num_rows, **settings)
+    return found
+
+
+def settings_of(spectral: "Spectral") -> dict[str, Any]:
     """Return what ``Spectral.fit`` needs to be told."""
     return {name: getattr(spectral, name) for name in spectral.SETTINGS}
 
 
 @torch.no_grad()
-def fill(encoding: Encoding, spectral: Spectral) -> None:
+def fill(encoding: Encoding, spectral: "Spectral") -> None:
     """Set the weights of a model to those of the closed form.
 
     An event's embedding and an item's are the closed form's vectors, both scaled to a root mean square of 1

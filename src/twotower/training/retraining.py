@@ -7,18 +7,18 @@ from typing import Any, Literal
 import numpy as np
 from torch import nn
 
-from twotower.baselines.spectral import WIDTHS, choose_spectral, is_quick
 from twotower.caller import argument, passing
 from twotower.config import Config
 from twotower.data.dataset import Dataset, Part
 from twotower.data.splits import Learnt
-from twotower.errors import ArgumentError, NothingLearntError
+from twotower.errors import ArgumentError, ConfigError, NothingLearntError
 from twotower.evaluation.figures import KS
 from twotower.evaluation.ranking import evaluate_on
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
 from twotower.training.choices import with_values
-from twotower.training.closed_form import no_closed_form, settings_of
+from twotower.training.closed_form import chosen as chosen_closed_form
+from twotower.training.closed_form import is_quick, no_closed_form, settings_of
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer, TrainingDivergedError
 
@@ -93,8 +93,7 @@ def tries_closed_form(config: Config, chosen: Config, dataset: Dataset) -> bool:
     """
     if config.training.solver != "auto" or chosen.training.examples != "sets":
         return False
-    train = dataset.part(Part.TRAIN)
-    return not no_closed_form(config, dataset) and is_quick(train, WIDTHS[0])
+    return not no_closed_form(config, dataset) and is_quick(dataset, _stated_width(config))
 
 
 def better_of_training(
@@ -112,8 +111,20 @@ def better_of_training(
         The chosen trainer, its progress, and a sentence.
     """
     bar.on_phase("the closed form")
-    dim = given.towers.dim
-    spectral = choose_spectral(trainer.dataset, None if dim == Config().towers.dim else dim)
+    try:
+        other, progress = _in_closed_form(given, trainer)
+    except KeyboardInterrupt:
+        done.interrupt()
+        return trainer, done, "training.solver = 'gradient': the closed form was not finished"
+    except ConfigError as error:  # it does not fit into memory
+        return trainer, done, f"training.solver = 'gradient': {error}"
+    words = "in steps", "in closed form"
+    return _better(trainer, done, other, progress, "training.solver", SOLVERS, words)
+
+
+def _in_closed_form(given: Config, trainer: Trainer) -> tuple[Trainer, Progress]:
+    """Return the model in closed form on a trainer's data."""
+    spectral = chosen_closed_form(trainer.dataset, _stated_width(given))
     values = {
         "towers.dim": spectral.width,
         "training.solver": "spectral",
@@ -121,10 +132,12 @@ def better_of_training(
     }
     config = with_values(trainer.config, values)
     other = Trainer(trainer.dataset, trainer.sides, config, spectral=settings_of(spectral))
-    progress = other.fit()
-    return _better(
-        trainer, done, other, progress, "training.solver", SOLVERS, ("in steps", "in closed form")
-    )
+    return other, other.fit()
+
+
+def _stated_width(config: Config) -> int | None:
+    """Return the width that the user set, or None where that is the default."""
+    return None if config.towers.dim == Config().towers.dim else config.towers.dim
 
 
 def _better(

@@ -78,7 +78,7 @@ def search_space(
     weight_decay    b/100 to 10b, log         what keeps dense layers from learning by heart
     batch_size      b/2, b, 2b                steps an epoch against the noise of each
     dim             b/2 to 2b, steps of b/4   capacity, which costs time and memory in proportion
-    query_hidden    none, b/2, b, 2b          from a linear mix to wider layers
+    query_hidden    none, b/2, b, 2b          from a linear mix to wider layers; not where b is none
     dropout         0 to 0.5, steps of 0.05   small data want more of it, large data none
     id_dropout      0 to 0.3, steps of 0.05   where items have features that can stand in for an id
     history         pooled, recency, mean     where events have an order and a history is read
@@ -107,7 +107,7 @@ def search_space(
     loss, sampler = LOSSES[config.loss.kind], SAMPLERS[config.loss.negatives]
     applies = {
         "towers.id_dropout": any(t.feature.meaning != "id" for t in sides.item.transforms),
-        "towers.query_hidden": config.towers.block != "tanh",
+        "towers.query_hidden": config.towers.block != "tanh" and bool(config.towers.query_hidden),
         "towers.history": has_history,
         "towers.history_length": has_history and longest > _LEAST_HISTORY,
         "towers.similarity": loss.ranks_all

@@ -189,7 +189,10 @@ class Trainer:
         self.spectral: dict[str, Any] | None = None
         """Settings of the closed form, where the weights are found by it."""
         if config.training.solver == "spectral":
-            found = closed_form.fitted(dataset, spectral, config.towers.dim)
+            if spectral is None:
+                found = closed_form.chosen(dataset, config.towers.dim)
+            else:
+                found = closed_form.fitted(dataset, spectral)
             closed_form.fill(encodings[0], found)
             self.spectral = closed_form.settings_of(found)
         self.trained = trained_together([encoding.model for encoding in encodings])
@@ -250,7 +253,7 @@ class Trainer:
         settings = self.config.training
         progress, watcher = progress or Progress(), watcher or Callback()
         if self.spectral is not None:
-            return self._without_steps(progress, validates=epochs is None)
+            return self._without_steps(progress, watcher, validates=epochs is None)
         most = settings.epochs if epochs is None else epochs
         start: tuple[float, dict[str, Tensor]] | None = None
         threads_before = torch.get_num_threads()
@@ -293,27 +296,34 @@ class Trainer:
             progress.log.insert(0, {"event": "untrained", "best_of_training": best})
             progress.best_metric, progress.best_model = start
             progress.best_epoch = 0
-            if save is not None:
+            # What goes on later must find the epochs compared with each other, as without an interruption.
+            if save is not None and not progress.interrupted:
                 save(progress)
         if progress.best_model:
             self.trained.load_state_dict(progress.best_model)
             if epochs is None:
-                for objective in self.objectives:
-                    objective.settle()
+                self.settle()
         return progress
+
+    def settle(self) -> None:
+        """Let popularity alone answer queries without events, where validation finds it better."""
+        for objective in self.objectives:
+            objective.settle()
 
     def scorer(self) -> ModelScorer:
         """Return the model as it is now as a scorer; of several views, the first."""
         return self.objectives[0].scorer()
 
-    def _without_steps(self, progress: Progress, *, validates: bool) -> Progress:
+    def _without_steps(self, progress: Progress, watcher: Callback, *, validates: bool) -> Progress:
         """Return the progress of a model in closed form, which is complete as it is."""
+        watcher.on_start(self.steps_per_epoch, progress)
         record: dict[str, Any] = {"event": "closed form", **(self.spectral or {})}
         if validates:
             progress.best_metric = self.validate()
             progress.best_model = _copy(self.trained)
             record[f"valid_{self.config.training.metric}"] = progress.best_metric
         progress.log = [record]
+        watcher.on_end()
         return progress
 
     def _epoch(

@@ -140,6 +140,11 @@ def tune(
         raise ConfigError(
             f"{argument('config')} must hold no views for tune, got some; leave them out."
         )
+    if given.training.solver == "spectral":
+        raise ConfigError(
+            "training.solver must not be 'spectral' for tune, which searches settings of training steps; "
+            "use train."
+        )
     without = studies.held_back(given, fixed)
     target = check_output(out)
     folder = studies.study_folder(target, resume=resume)
@@ -172,6 +177,7 @@ def tune(
     trainer = Trainer(dataset, sides, chosen)
     done = study.work(best.number).load()
     trainer.model.load_state_dict(done.best_model)
+    trainer.settle()
     tuning = {"trials": len(trials), "chosen": best.number, "validation": best.metric}
     (trained,) = finish(
         task,
@@ -203,7 +209,8 @@ class _Watch(Callbacks):
         """Report once more what a trial that is gone on with had come to."""
         super().on_start(steps_per_epoch, progress)
         for record in progress.log:
-            self.trial.report(record[self.key], record["epoch"])
+            if self.key in record and "epoch" in record:  # others tell how a training ended
+                self.trial.report(record[self.key], record["epoch"])
 
     def on_step(self, step: int, loss: Callable[[], float], examples: int) -> None:
         """End the trial where the time is up."""

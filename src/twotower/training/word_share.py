@@ -69,11 +69,13 @@ def best_served(trainer: Trainer, done: Progress) -> list[Served] | None:
     if served is None or start is None or not done.best_epoch:
         return served
     trainer.trained.load_state_dict(start)
+    trainer.settle()
     untrained = _served(trainer, [each.bm25 for each in served])
     assert untrained is not None
     alone, before, after = _valid(untrained, 0), _valid(untrained, 1), _valid(served, 1)
     if before <= after:
         trainer.trained.load_state_dict(done.best_model)
+        trainer.settle()
         return served
     record = {"event": "untrained", "best_of_training": after, "served": before}
     done.log.insert(0, record)
