@@ -15,6 +15,7 @@ from twotower.config import Config
 from twotower.data.dataset import Part
 from twotower.errors import ConfigError
 from twotower.histories import Histories
+from twotower.report.html_report import write_report
 from twotower.training.choices import resolve
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
@@ -81,6 +82,14 @@ def test_the_vector_of_no_events_says_what_is_popular(solver: str) -> None:
     counts = trainer.popularity
     is_known = counts >= 2
     assert np.corrcoef(scores[is_known], np.log(counts[is_known]))[0, 1] > 0.6
+
+
+def test_its_report_says_how_it_was_found(tmp_path: Path) -> None:
+    config = {**QUICK, "training": {**QUICK["training"], "solver": "spectral"}}
+    result = train(likes(), config=config, baselines=["popularity"])
+    write_report(result.retriever, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "The weights were found in closed form, without training steps." in page
 
 
 def test_loggers_hear_of_it(tmp_path: Path) -> None:

@@ -22,8 +22,12 @@ def epochs_of(log: str) -> list[Record]:
     return [r for r in records if isinstance(r, dict) and "epoch" in r and "loss" in r]
 
 
-def summary(epochs: list[Record], best: Any, say: Say, *, among_labels: bool) -> str:
+def summary(
+    epochs: list[Record], best: Any, say: Say, *, among_labels: bool, solver: str = "gradient"
+) -> str:
     """Return how long training took, which epoch was kept, and what validation ranked if not all items."""
+    if solver == "spectral":
+        return say("training_without_steps")
     if not epochs:
         return ""
     seconds = sum(r.get("seconds", 0.0) + r.get("validation_seconds", 0.0) for r in epochs)
