@@ -177,7 +177,9 @@ def add_training_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="a setting"
     )
-    parser.add_argument("--again", action="store_true", help="compute what is kept once more")
+    parser.add_argument(
+        "--again", action="store_true", help="ignore finished runs and compute them again"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

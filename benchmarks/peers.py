@@ -413,7 +413,9 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="*", default=TASKS, choices=TASKS)
     parser.add_argument("--seconds", type=float, default=240, help="of training on movielens-1m")
     parser.add_argument("--rate-seconds", type=float, default=60, help="the same on synthetic")
-    parser.add_argument("--again", action="store_true", help="compute what is kept once more")
+    parser.add_argument(
+        "--again", action="store_true", help="ignore finished runs and compute them again"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args()
     names = given.names or list(PEERS)

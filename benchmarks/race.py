@@ -47,7 +47,9 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--every", type=float, default=60)
-    parser.add_argument("--again", action="store_true", help="compute what is kept once more")
+    parser.add_argument(
+        "--again", action="store_true", help="ignore finished runs and compute them again"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args()
     every = f"{given.every:g}"

@@ -176,7 +176,9 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1", help="training seeds")
     parser.add_argument("--threads", type=int, default=1, help="of the training")
     parser.add_argument("--part", choices=("valid", "test"), default="test")
-    parser.add_argument("--again", action="store_true", help="compute what is kept once more")
+    parser.add_argument(
+        "--again", action="store_true", help="ignore finished runs and compute them again"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args()
     part = Part[given.part.upper()]

@@ -107,7 +107,9 @@ def main() -> None:
     """Train what is missing, and print."""
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--again", action="store_true", help="compute what is kept once more")
+    parser.add_argument(
+        "--again", action="store_true", help="ignore finished runs and compute them again"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args()
     rows = []

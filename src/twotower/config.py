@@ -214,11 +214,11 @@ class TowersConfig(Section):
     item_id: Literal["on", "off"] = "on"
     """Whether each item has an embedding of its own beside its features."""
     popularity: Literal["auto", "on", "off"] = "auto"
-    """Whether the last number of an item's vector is its popularity of late, which history and features add
-    to: as of each event in training, as of the last event in a bundle. ``auto``: where the test holds all
-    that follows a moment, scores are dot products and items have ids."""
+    """Whether the last number of an item's vector is its recent popularity, to which history and features
+    add. Training uses the popularity before each event, and a bundle that of its last event. ``auto`` is on
+    where the test is a later period, scores are dot products and items have ids."""
     popularity_days: Positive = None
-    """Days after which an event counts half in that popularity; without it chosen on validation."""
+    """Half-life of that popularity, in days; chosen on validation if not set."""
     block: Literal["skip", "tanh"] = "skip"
     """How hidden layers stand on the features: ``skip`` adds what they find to the features' sum, with
     GELU; ``tanh`` is layers of tanh alone, as in DSSM, the first hidden width that of the features."""
@@ -317,11 +317,11 @@ class TrainingConfig(Section):
     positions is an example (``prefixes``); or queries whose events have no order, one half of their items
     predicted from the other (``sets``)."""
     next_events: Annotated[int | None, Range(1, 10**9)] = None
-    """From how many next events of a history the one that is asked for is drawn; 1 is the next. Without it
-    1, and where the test holds all that follows a moment, all of them."""
+    """Number of next events of a history from which the target is drawn; 1 is the next event. The default
+    is 1, and all following events where the test is a later period."""
     gap_days: Annotated[float | None, _NOT_NEGATIVE] = None
-    """Days up to which a question is asked before its target; half of the histories end there. Without it
-    0, and where the test holds all that follows a moment, as many as validation spans."""
+    """Most days between a question and its target; half of the histories end at the question. The default
+    is 0, and the days that validation spans where the test is a later period."""
     solver: Literal["auto", "gradient", "spectral"] = "auto"
     """How the weights are found: in steps along gradients, or in closed form from singular vectors of the
     matrix of queries and items (``spectral``), which reads ids alone. ``auto`` tries both where the

@@ -120,6 +120,16 @@ class TestChoices:
         assert config.towers.popularity_days is not None
         assert config.towers.popularity_days < np.ptp(times) / DAY
 
+    def test_a_validation_at_random_has_no_span(self, task: Task) -> None:
+        later = resolve(task.config, task.dataset)[0]
+        assert later.training.gap_days
+        parts = task.dataset.parts.copy()
+        learnt = np.flatnonzero(np.isin(parts, (Part.TRAIN, Part.VALID)))
+        parts[learnt] = Part.TRAIN
+        parts[learnt[::10]] = Part.VALID
+        at_random = replace(task.dataset, parts=parts)
+        assert resolve(task.config, at_random)[0].training.gap_days == 0
+
 
 class TestValidation:
     def test_counts_new_and_known_queries_as_the_test_has_them(self, task: Task) -> None:

@@ -1,4 +1,4 @@
-"""Batches of queries whose events have no order: some are read as the history, the others are asked for."""
+"""Batches of queries whose events have no order: some events are the history, the others are targets."""
 
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
@@ -12,9 +12,9 @@ from twotower.histories import Windows
 from twotower.vocab import PADDING_ROW
 
 TARGET_SHARE = 0.5
-"""Share of a query's items that are asked for; the others are its history."""
+"""Probability with which an item of a query is a target; the other items are the history."""
 EMPTY_SHARE = 0.05
-"""Share of the queries all of whose items are asked for, so that a query without events has an answer."""
+"""Share of the queries whose items are all targets. They train the vector of an empty history."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ class SetBatches:
 
     Source: Liang et al., WWW 2018, section 2 (one multinomial likelihood of all items of a user); Steck,
         NeurIPS 2020 (a dropped-out input keeps an autoencoder from predicting an item by itself). Differs:
-        only what is not read is asked for, as when serving.
+        an item of the history is never a target, as when serving.
     """
 
     events: Interactions
@@ -77,7 +77,7 @@ class SetBatches:
         check_least(1, **sizes, least_batches=self.least_batches)
         events = self.events
         self._queries = np.unique(events.query_rows[events.is_positive])
-        # Several events of one item are read together or asked for together.
+        # All events of one item are in the history, or all are targets.
         pairs = events.query_rows.astype(np.int64) << 32 | events.item_rows
         distinct, self._pair_of = np.unique(pairs, return_inverse=True)
         self._num_pairs = len(distinct)
@@ -112,7 +112,7 @@ class SetBatches:
         places = np.arange(len(lines)) + np.repeat(starts - (np.cumsum(counts) - counts), counts)
         drawn, can_ask = draws[places], self._can_ask[places]
         shares = np.full(len(query_rows), np.inf, np.float32)
-        np.minimum.at(shares, lines[can_ask], drawn[can_ask])  # at least one item is asked for
+        np.minimum.at(shares, lines[can_ask], drawn[can_ask])  # at least one item is a target
         shares = np.maximum(shares, np.float32(TARGET_SHARE))
         shares[is_empty] = 1
         is_asked = can_ask & (drawn <= shares[lines])

@@ -250,7 +250,7 @@ class TraceableTransformer(Transformer):
 class _Since(nn.Module):
     """``SinceLast``, which reads nothing of times that are not a number.
 
-    Buckets are told by comparison: a logarithm may be an ulp less elsewhere, and then another bucket.
+    Buckets are found by comparison, because another runtime's logarithm can differ in the last digit.
     """
 
     def __init__(self, since: SinceLast) -> None:
@@ -267,7 +267,7 @@ class _Since(nn.Module):
 
 
 class _QuestionTime(nn.Module):
-    """``QuestionTime``, whose buckets are told by comparison; see ``_Since``."""
+    """``QuestionTime`` with buckets that are found by comparison; see ``_Since``."""
 
     def __init__(self, read: QuestionTime) -> None:
         super().__init__()

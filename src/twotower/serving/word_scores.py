@@ -55,7 +55,8 @@ class Texts:
     ) -> tuple[FusedIndex, npt.NDArray[np.bool_]]:
         """Return an index that scores by vectors and words, and which queries it can answer.
 
-        If the model knows nothing about a query, the words alone answer it.
+        If the model knows nothing about a query, the words alone answer it; if they say nothing either, the
+        vectors do.
 
         Args:
             vectors: ``(num_item_rows, dim)``, of the items.
@@ -67,8 +68,9 @@ class Texts:
             ValueError: Queries or items have no text.
         """
         lexical, words = self.index(share), self.words_asked(queries, share)
-        weights = torch.from_numpy(np.where(known, share, 1.0).astype(np.float32))
         knows = np.array([lexical.knows(each) for each in words], np.bool_)
+        shares = np.where(known, share, knows).astype(np.float32)
+        weights = torch.from_numpy(shares)
         return FusedIndex(vectors, lexical, words, weights), known | knows
 
     def words_asked(self, asked: Described, share: float) -> Words:

@@ -4,6 +4,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from twotower.arrays import Floats
 from twotower.baselines.popularity import RecentPopularity
 from twotower.baselines.validation import Validation
 from twotower.config import Config
@@ -88,7 +89,7 @@ def _choose_gap(choices: Choices, dataset: Dataset) -> None:
         hindrance = "training.examples is 'prefixes'"
     if training.gap_days is None:
         asked = dataset.part(Part.VALID).times
-        if not dataset.by_period or hindrance or asked is None or not np.isfinite(asked).any():
+        if not dataset.by_period or hindrance or asked is None or not _follows(asked, dataset):
             choices.decide("training.gap_days", 0.0)
             return
         span = float(np.nanmax(asked) - np.nanmin(asked)) / DAY
@@ -97,6 +98,15 @@ def _choose_gap(choices: Choices, dataset: Dataset) -> None:
         raise ConfigError(
             f"training.gap_days must be 0 where {hindrance}, got {training.gap_days:g}."
         )
+
+
+def _follows(asked: Floats, dataset: Dataset) -> bool:
+    """Return whether the times of validation follow training, as where they are a period of their own."""
+    learnt = dataset.part(Part.TRAIN).times
+    assert learnt is not None
+    if not len(asked) or not len(learnt):
+        return False
+    return bool(np.quantile(asked, 0.01) >= np.quantile(learnt, 0.99))
 
 
 def _hindrance(config: Config, dataset: Dataset, custom: tuple[str, ...]) -> str:
