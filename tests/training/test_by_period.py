@@ -223,6 +223,32 @@ class TestBundle:
         late = drifting().sort("timestamp").tail(200)["item_id"].unique().to_list()
         assert set(answer.item_ids) <= set(late)
 
+    def test_words_that_say_nothing_leave_the_answer_to_the_prior(self) -> None:
+        events = drifting()
+        items = (
+            events.select("item_id")
+            .unique(maintain_order=True)
+            .with_columns(title=pl.format("film number {}", "item_id"))
+        )
+        queries = (
+            events.select("user_id")
+            .unique(maintain_order=True)
+            .with_columns(wish=pl.format("a film like {}", "user_id"))
+        )
+        kinds = {"features": {"item": {"title": "text"}, "query": {"wish": "text"}}}
+        trained = train(
+            events,
+            items=items,
+            queries=queries,
+            config=merged(PERIOD, kinds),
+            baselines=["popularity"],
+            progress=None,
+        )
+        told = {"wish": "zzz"}
+        found = trained.retriever.recommend(features=told, words=0.5, k=5)
+        alone = trained.retriever.recommend(features=told, words=0.0, k=5)
+        assert found.item_ids == alone.item_ids
+
     def test_a_new_item_is_as_popular_as_items_that_are_not_known(self, path: Path) -> None:
         retriever = Retriever.open(path)
         prior = retriever.encoding.model.popularity
