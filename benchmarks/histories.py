@@ -9,8 +9,8 @@ out, but in Tmall, where they come again. HR is the hit rate, which session pape
 
 For each encoder: the means over the seeds with half their range, the 95 % interval of the first seed over
 queries, its difference in NDCG@10 to the first encoder named (paired by query, the mean of the seeds of
-each), and the CPU time of a training with its validations, on one thread; where validation decides whether
-queries have ids, that of both trainings.
+each), and the CPU time of a training with its validations, on one thread; the race included that
+decides what else is open.
 
 A finished training is kept under ``benchmarks/results/histories.jsonl.gz``, a value for each
 query; ``--show`` prints what is there and trains nothing.
@@ -31,9 +31,8 @@ from twotower import Config
 from twotower.data.dataset import Part
 from twotower.evaluation.intervals import difference_intervals, mean_intervals
 from twotower.evaluation.ranking import evaluate
-from twotower.training.callbacks import Callback
 from twotower.training.choices import resolve
-from twotower.training.retraining import better_of_both, tries_ids
+from twotower.training.race import open_heats, train_best
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
 
@@ -69,9 +68,8 @@ def run(name: str, encoder: str, seed: int) -> dict[str, Any]:
     config, _ = resolve(given, task.dataset)
     started = time.process_time()
     trainer = Trainer(task.dataset, task.sides, config)
-    progress = trainer.fit()
-    if tries_ids(given, config, task.dataset):
-        trainer, progress, _ = better_of_both(trainer, progress, Callback())
+    raced = train_best(given, trainer, open_heats(given, config, task.dataset))
+    trainer, progress = raced.trainer, raced.done
     seconds = time.process_time() - started
     found = evaluate(
         trainer.scorer(),

@@ -27,8 +27,8 @@ from twotower.training.bundle_contents import data_digest
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
 from twotower.training.choices import resolve
-from twotower.training.finish import fit_in_folder
 from twotower.training.pipeline import train
+from twotower.training.race import train_best
 from twotower.training.task import Task
 from twotower.training.trained import Trained
 from twotower.training.trainer import Trainer, TrainingDivergedError
@@ -141,8 +141,10 @@ def fit(small_world: SyntheticTables) -> Callable[..., Fitted]:
         )
         settings, _ = resolve(task.config, task.dataset)
         trainer = Trainer(task.dataset, task.sides, settings)
-        done, _ = fit_in_folder(trainer, out, resume=resume, teller=teller or Listener())
-        return Fitted(trainer, done)
+        raced = train_best(
+            task.config, trainer, (), out=out, resume=resume, bar=teller or Listener()
+        )
+        return Fitted(trainer, raced.done)
 
     return fit
 

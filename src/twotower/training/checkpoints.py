@@ -59,11 +59,12 @@ class WorkFolder:
     Args:
         out: The future folder of the bundle.
         fingerprint: Of the data and the settings; only a training with the same fingerprint can continue.
+        place: Of the training among several that race, from 0. Each has a checkpoint of its own.
     """
 
-    def __init__(self, out: Path, fingerprint: str) -> None:
+    def __init__(self, out: Path, fingerprint: str, place: int = 0) -> None:
         self.path = out.with_name(out.name + ".training")
-        self.file = self.path / "checkpoint.pt"
+        self.file = self.path / (f"checkpoint-{place}.pt" if place else "checkpoint.pt")
         self.fingerprint = fingerprint
 
     def load(self) -> Progress:
@@ -90,6 +91,13 @@ class WorkFolder:
             )
         return Progress(**saved)
 
+    def load_if_fit(self) -> Progress:
+        """Return the progress that was saved, or that of the start where there is none that fits."""
+        try:
+            return self.load()
+        except ConfigError:
+            return Progress()
+
     def save(self, progress: Progress) -> None:
         """Write the progress; a reader finds the old one or the new one, never half.
 
@@ -102,7 +110,8 @@ class WorkFolder:
             try:
                 self._write(progress)
             except (OSError, RuntimeError):
-                self.remove()
+                self.file.unlink(missing_ok=True)
+                self.file.with_name(f"{self.file.name}.writing").unlink(missing_ok=True)
                 self._write(progress)
         except (OSError, RuntimeError) as error:
             self.remove()
@@ -113,7 +122,7 @@ class WorkFolder:
 
     def _write(self, progress: Progress) -> None:
         self.path.mkdir(exist_ok=True)
-        temporary = self.path / "checkpoint.pt.writing"
+        temporary = self.file.with_name(f"{self.file.name}.writing")
         with temporary.open("wb") as file:  # torch keeps an OSError as the cause only of open files
             torch.save({**vars(progress), "fingerprint": self.fingerprint}, file)
         os.replace(temporary, self.file)  # noqa: PTH105 - atomic on every system

@@ -186,7 +186,7 @@ def _choose_for_examples(choices: _Choices) -> None:
         choices.decide("towers.history_items", "separate" if is_plain else "tower")
 
 
-def hindrance_of_question_time(towers: TowersConfig, dataset: Dataset) -> str:
+def _hindrance_of_question_time(towers: TowersConfig, dataset: Dataset) -> str:
     """Return why the query tower cannot read when it is asked, or nothing; the history is decided."""
     if dataset.interactions.times is None:
         return "the events have no times"
@@ -202,9 +202,12 @@ def _choose_question_time(choices: _Choices, dataset: Dataset) -> None:
         ConfigError: It cannot, though it shall.
     """
     towers = choices.config.towers
+    hindrance = _hindrance_of_question_time(towers, dataset)
     if towers.question_time == "auto":
-        choices.decide("towers.question_time", "off")
-    hindrance = hindrance_of_question_time(towers, dataset)
+        # A test of a period asks all its questions at the period's start.
+        is_on = not hindrance and not dataset.by_period
+        why = "the events have times" if is_on else ""
+        choices.decide("towers.question_time", "on" if is_on else "off", why)
     if towers.question_time == "on" and hindrance:
         raise ConfigError(
             f"towers.question_time must be 'off' or 'auto' where {hindrance}, got 'on'."

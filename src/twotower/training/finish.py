@@ -8,15 +8,14 @@ from typing import Any, Literal
 
 from torch import nn
 
-from twotower.caller import argument
 from twotower.data.splits import Learnt
-from twotower.errors import ArgumentError, BundleError, NothingLearntError
+from twotower.errors import BundleError
 from twotower.evaluation.figures import measure
 from twotower.evaluation.refit_notes import tell
 from twotower.losses.loss_kinds import LOSSES
 from twotower.serving.bundle import write_bundle
 from twotower.serving.views_folder import write_views
-from twotower.training.bundle_contents import contents_of, fingerprint, of_view
+from twotower.training.bundle_contents import contents_of, of_view
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress, WorkFolder
 from twotower.training.indexing import indexed
@@ -26,22 +25,6 @@ from twotower.training.task import Task
 from twotower.training.trained import Trained
 from twotower.training.trainer import Trainer
 from twotower.training.word_share import best_served, untrained_kept
-
-
-def fit_in_folder(
-    trainer: Trainer, out: Path | None, *, resume: bool, teller: Callback
-) -> tuple[Progress, WorkFolder | None]:
-    """Train with a checkpoint beside ``out``, and return how far it came and where that stands."""
-    work = None if out is None else WorkFolder(out.resolve(), fingerprint(trainer))
-    if resume and work is None:
-        raise ArgumentError(
-            f"{argument('resume')} must go with {argument('out')}, got no {argument('out')}."
-        )
-    progress = work.load() if resume and work is not None else None
-    done = trainer.fit(progress=progress, watcher=teller, save=None if work is None else work.save)
-    if done.best_metric is None:  # an earlier training's checkpoint stays, this one has none
-        raise NothingLearntError("Interrupted before the first validation: nothing was kept.")
-    return done, work
 
 
 def finish(

@@ -51,7 +51,8 @@ class _Logger(Callback, ABC):
 
     def on_choices(self, choices: tuple[str, ...], config: Config) -> None:
         """Note the settings, and why every ``auto`` became what it is."""
-        self._texts |= {"choices": "\n".join(choices), "config": config.to_toml()}
+        said = (self._texts.get("choices"), *choices)
+        self._texts |= {"choices": "\n".join(filter(None, said)), "config": config.to_toml()}
         self._settings = config.to_flat()
 
     def on_start(self, steps_per_epoch: int, progress: Progress) -> None:
@@ -60,6 +61,11 @@ class _Logger(Callback, ABC):
         self._open()
         for name, text in self._texts.items():
             self._text(name, text)
+        for (
+            record
+        ) in progress.log:  # epochs before: of a race, or of a training that was interrupted
+            if "epoch" in record:
+                self.on_epoch(record)
 
     def on_step(self, step: int, loss: Callable[[], float], examples: int) -> None:  # noqa: ARG002
         """Write the loss of every twentieth batch."""
@@ -92,6 +98,8 @@ class _Logger(Callback, ABC):
                 if isinstance(value, Real):
                     found[f"{prefix}/{metric}"] = float(value)
         self._scalars(found, self._epoch * self._steps_per_epoch)
+        for name in ("choices", "config"):  # validation may have decided more since the start
+            self._text(name, self._texts[name])
         if "verdict" in figures:
             self._text("verdict", figures["verdict"])
         said = note(figures)

@@ -16,19 +16,13 @@ from twotower.errors import ConfigError, check_least
 from twotower.keywords import PARTS, Keywords, configured, events_of, takes_keywords
 from twotower.serving.bundle import check_output
 from twotower.training.callbacks import Callback, Callbacks
-from twotower.training.choices import resolve, with_values
-from twotower.training.finish import finish, fit_in_folder
+from twotower.training.choices import resolve
+from twotower.training.finish import finish
 from twotower.training.indexing import check_index
 from twotower.training.loggers import MLflowLogger, TensorBoardLogger
 from twotower.training.notebook import callback_of
-from twotower.training.retraining import (
-    Refit,
-    better_of_both,
-    better_of_training,
-    learnt_by,
-    tries_closed_form,
-    tries_ids,
-)
+from twotower.training.race import open_heats, open_to_race, settled, train_best
+from twotower.training.retraining import Refit, learnt_by
 from twotower.training.task import Given, Task, View
 from twotower.training.trained import Trained, TrainedViews
 from twotower.training.trainer import Trainer
@@ -98,8 +92,7 @@ def train(
         progress: ``"auto"`` shows a bar in a terminal and in a notebook, and nothing elsewhere; ``"bar"``
             shows one everywhere, None nowhere; or a ``Callback`` of your own, which is told how it goes.
         loggers: More callbacks, which are told of the first seed: ``TensorBoardLogger``,
-            ``MLflowLogger``, your own. Where validation decides whether queries have ids, they see the
-            training without and the chosen model's figures.
+            ``MLflowLogger``, your own. Where there is a race, they follow the winner of it.
         tensorboard: Folder in which the training is logged for TensorBoard, in a folder of its own.
         mlflow: Experiment of an MLflow server to which it is logged.
         name: What the data is called in reports; by default the file's name.
@@ -151,30 +144,28 @@ def train(
                 f"give them as {table}=, or leave {side}_tower out."
             )
     settings, choices = resolve(given, dataset, custom=custom)
-    decided = settings
-    is_open = not custom and tries_ids(given, settings, dataset)
-    if is_open:
-        others = (said for said in choices if not said.startswith("towers.query_id"))
-        choices = (*others, "towers.query_id: both are trained; validation decides")
-        decided = with_values(settings, {"towers.query_id": "auto"})
-    teller.on_choices(choices, decided)
+    heats = () if custom else open_heats(given, settings, dataset)
+    teller.on_choices((*choices, *open_to_race(heats)), settings)
     untrained = deepcopy(towers) if seeds > 1 or learnt is not None else {}
     trainer = Trainer(dataset, sides, settings, **towers)
     of_seed = f", seed {settings.training.seed} (1 of {seeds})" if seeds > 1 else ""
-    teller.on_phase(f"training{' without query ids' if is_open else ''}{of_seed}")
-    done, work = fit_in_folder(trainer, target, resume=resume, teller=teller)
-    if is_open and not done.interrupted:
-        trainer, done, said = better_of_both(trainer, done, bar)
-        bar.on_choices((said,), trainer.config)
-    if not custom and not done.interrupted and tries_closed_form(given, settings, dataset):
-        trainer, done, said = better_of_training(given, trainer, done, bar)
-        bar.on_choices((said,), trainer.config)
+    raced = train_best(
+        given,
+        trainer,
+        heats,
+        out=target,
+        resume=resume,
+        phase=f"training{of_seed}",
+        bar=bar,
+        teller=teller,
+    )
+    trainer, done = settled(given, raced.trainer, raced.done, teller)
     (trained,) = finish(
         task,
         trainer,
         done,
         out=target,
-        work=work,
+        work=raced.work,
         histories=histories,
         baselines=baselines,
         learnt=learnt,
@@ -243,16 +234,19 @@ def train_views(
         check_baselines(view, baselines)
     teller.on_data(task.dataset, tuple(dict.fromkeys(task.decisions)), task.sides.features)
     settings, choices = resolve(task.config, task.dataset)
-    teller.on_choices(choices, settings)
+    heats = open_heats(task.config, settings, task.dataset)
+    teller.on_choices((*choices, *open_to_race(heats)), settings)
     trainer = Trainer(task.dataset, task.sides, settings)
-    teller.on_phase("training")
-    done, work = fit_in_folder(trainer, target, resume=resume, teller=teller)
+    raced = train_best(
+        task.config, trainer, heats, out=target, resume=resume, bar=teller, teller=teller
+    )
+    trainer, done = settled(task.config, raced.trainer, raced.done, teller)
     trained = finish(
         task,
         trainer,
         done,
         out=target,
-        work=work,
+        work=raced.work,
         histories=histories,
         baselines=baselines,
         learnt=learnt,

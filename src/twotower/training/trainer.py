@@ -204,6 +204,8 @@ class Trainer:
         """What is learnt: one of each view, or the only one."""
         self.start: dict[str, Tensor] | None = None
         """The untrained weights, once ``fit`` began, where they say something."""
+        self.start_metric = 0.0
+        """Their validation metric."""
         self.turns = turns_of([len(o.batches) for o in self.objectives], config.views)
 
     @property
@@ -230,6 +232,7 @@ class Trainer:
         watcher: Callback | None = None,
         save: Callable[[Progress], None] | None = None,
         epochs: int | None = None,
+        until: int | None = None,
     ) -> Progress:
         """Train until ``training.metric`` on validation stops rising, and load the best weights.
 
@@ -239,6 +242,8 @@ class Trainer:
             save: Called after each epoch.
             epochs: At least 0: train for so many without a validation, and keep the last weights, as where
                 validation is learnt from, too. Schedules are those of ``training.epochs``.
+            until: Pause after so many epochs in all, to be gone on with from the progress; None trains to
+                the end.
 
         Returns:
             The progress, whose ``best_metric`` is None if Ctrl-C came before the first validation.
@@ -255,7 +260,8 @@ class Trainer:
         if self.spectral is not None:
             return self._without_steps(progress, watcher, validates=epochs is None)
         most = settings.epochs if epochs is None else epochs
-        start: tuple[float, dict[str, Tensor]] | None = None
+        if until is not None:
+            most = min(most, until)
         threads_before = torch.get_num_threads()
         try:
             torch.set_num_threads(runtime.choose_threads(settings.threads))
@@ -263,9 +269,10 @@ class Trainer:
             # Texts that start alike on both sides say something before any training, and so does a prior.
             sides = self.sides.query, self.sides.item
             reads_texts = all(texts_of(side.features) for side in sides)
-            if epochs is None and (reads_texts or self.model.popularity is not None):
+            says_something = reads_texts or self.model.popularity is not None
+            if epochs is None and says_something and self.start is None:
                 self.start = _copy(self.trained)
-                start = self.validate(), self.start
+                self.start_metric = self.validate()
             optimizers = Optimizers(self.trained, settings, settings.epochs * self.steps_per_epoch)
             average = WeightAverage(self.trained)
             if progress.epoch:
@@ -291,17 +298,23 @@ class Trainer:
             torch.set_num_threads(threads_before)
             self._set_precision("float32")  # as it is served; validation ran as the training did
             watcher.on_end()
+        is_paused = until is not None and not progress.interrupted
         best = progress.best_metric
-        if best is not None and start is not None and start[0] > best:
+        if (
+            best is not None
+            and self.start is not None
+            and self.start_metric > best
+            and not is_paused
+        ):
             progress.log.insert(0, {"event": "untrained", "best_of_training": best})
-            progress.best_metric, progress.best_model = start
+            progress.best_metric, progress.best_model = self.start_metric, self.start
             progress.best_epoch = 0
             # What goes on later must find the epochs compared with each other, as without an interruption.
             if save is not None and not progress.interrupted:
                 save(progress)
         if progress.best_model:
             self.trained.load_state_dict(progress.best_model)
-            if epochs is None:
+            if epochs is None and not is_paused:
                 self.settle()
         return progress
 

@@ -24,6 +24,7 @@ from twotower.training.choices import resolve, value_of, with_values
 from twotower.training.finish import finish
 from twotower.training.indexing import check_index
 from twotower.training.notebook import callback_of
+from twotower.training.race import settled
 from twotower.training.task import Given, Task
 from twotower.training.trained import Trained
 from twotower.training.trainer import Trainer, TrainingDivergedError
@@ -178,6 +179,7 @@ def tune(
     done = study.work(best.number).load()
     trainer.model.load_state_dict(done.best_model)
     trainer.settle()
+    trainer, done = settled(task.config, trainer, done, teller)
     tuning = {"trials": len(trials), "chosen": best.number, "validation": best.metric}
     (trained,) = finish(
         task,

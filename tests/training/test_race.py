@@ -1,0 +1,318 @@
+"""The race: what ``auto`` leaves open is trained both ways, and validation decides."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from twotower.config import Config
+from twotower.data.preparation import prepare
+from twotower.data.splits import split
+from twotower.serving.retriever import Retriever
+from twotower.training.callbacks import Callback
+from twotower.training.choices import resolve, value_of
+from twotower.training.pipeline import train
+from twotower.training.race import HEAT_EPOCHS, IDS_FROM, RACE_FROM, open_heats
+from twotower.training.task import Task
+from twotower.training.trained import Trained
+from twotower.training.trainer import Trainer, TrainingDivergedError
+
+NUM_QUERIES, NUM_EVENTS = RACE_FROM + 4, 24
+RACED = ("towers.history", "towers.query_id")
+
+
+def loyal(
+    seed: int, *, num_events: int = NUM_EVENTS, num_queries: int = NUM_QUERIES
+) -> pl.DataFrame:
+    """Return queries who each take items of one of 10 kinds, which a short history hardly tells.
+
+    Every other event is of any kind, so of the one event that is read half the time nothing is learnt.
+    """
+    rng = np.random.default_rng(seed)
+    kind = np.repeat(rng.integers(0, 10, num_queries), num_events)
+    own = kind * 8 + rng.integers(0, 8, len(kind))
+    other = rng.integers(0, 80, len(kind))
+    return pl.DataFrame(
+        {
+            "user_id": np.repeat(np.arange(num_queries), num_events),
+            "item_id": np.where(rng.random(len(kind)) < 0.5, own, other),
+            "timestamp": 1.6e9 + np.arange(len(kind)) * 60.0,
+        }
+    )
+
+
+SMALL: dict[str, Any] = {
+    "towers": {"dim": 8, "history_length": 1, "question_time": "off"},
+    "training": {
+        "epochs": 5,
+        "patience": 8,
+        "batch_size": 128,
+        "learning_rate": 0.02,
+        "precision": "float32",
+    },
+    "data": {"repeats": "yes"},
+    "loss": {"mask_known": False},
+}
+
+
+class Told(Callback):
+    """Keeps what it is told; it presses Ctrl-C, or diverges, in one of the trainings."""
+
+    def __init__(self, *, interrupt_in: int = 0, diverge_in: int = 0, in_epoch: int = 0) -> None:
+        self.choices: list[tuple[str, ...]] = []
+        self.phases: list[str] = []
+        self.starts: list[int] = []
+        self.epochs: list[int] = []
+        self.interrupt_in, self.diverge_in, self.in_epoch = interrupt_in, diverge_in, in_epoch
+        self.epoch = 0
+
+    def on_choices(self, choices: tuple[str, ...], config: Config) -> None:
+        self.choices.append(choices)
+        self.config = config
+
+    def on_phase(self, phase: str) -> None:
+        self.phases += [phase] if phase.startswith(("training", "race")) else []
+
+    def on_start(self, steps_per_epoch: int, progress: Any) -> None:  # noqa: ARG002
+        self.starts.append(progress.epoch)
+        self.epoch = progress.epoch
+
+    def on_step(self, *given: Any) -> None:  # noqa: ARG002
+        if self.epoch < self.in_epoch:
+            return
+        if len(self.starts) == self.interrupt_in:
+            raise KeyboardInterrupt
+        if len(self.starts) == self.diverge_in:
+            raise TrainingDivergedError
+
+    def on_epoch(self, record: dict[str, Any]) -> None:
+        self.epoch = record["epoch"]
+        self.epochs.append(record["epoch"])
+
+
+def log_of(trained: Trained) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in trained.contents.log.splitlines()]
+
+
+def curve_of(trained: Trained) -> list[float]:
+    return [
+        float(record["valid_ndcg@10"])
+        for record in log_of(trained)
+        if "epoch" in record and "loss" in record
+    ]
+
+
+def trained_as(told: Told | None = None, **more: Any) -> Trained:
+    towers = {**SMALL["towers"], **more.pop("towers", {})}
+    return train(loyal(0), config={**SMALL, "towers": towers}, progress=told, baselines=[], **more)
+
+
+def trainer_of(values: Mapping[str, Any], seed: int = 0) -> Trainer:
+    """Return the trainer of ``SMALL`` with some values of ``towers.``, by their name."""
+    towers = {
+        **SMALL["towers"],
+        **{name.partition(".")[2]: value for name, value in values.items()},
+    }
+    training = {**SMALL["training"], "seed": seed}
+    settings = Config.from_dict({**SMALL, "towers": towers, "training": training})
+    task = Task.of(loyal(0), config=settings)
+    config, _ = resolve(task.config, task.dataset)
+    return Trainer(task.dataset, task.sides, config)
+
+
+@cache
+def best_alone(history: str, query_id: str) -> float:
+    """Return the best validation of the first epochs of a training alone."""
+    values = dict(zip(RACED, (history, query_id), strict=True))
+    best = trainer_of(values).fit(until=HEAT_EPOCHS).best_metric
+    assert best is not None
+    return best
+
+
+@dataclass(frozen=True)
+class Race:
+    """A race, and two seeds of the winner, and what was told of them."""
+
+    trained: Trained
+    told: Told
+    logger: Told
+
+
+@pytest.fixture(scope="module")
+def race(tmp_path_factory: pytest.TempPathFactory) -> Race:
+    told, logger, out = Told(), Told(), tmp_path_factory.mktemp("race") / "model"
+    return Race(trained_as(told, loggers=[logger], out=out, seeds=2), told, logger)
+
+
+def test_each_heat_is_won_by_the_better_on_validation(race: Race) -> None:
+    now = {"towers.history": "pooled", "towers.question_time": "off", "towers.query_id": "off"}
+    others = {
+        "towers.history": "transformer",
+        "towers.question_time": "on",
+        "towers.query_id": "on",
+    }
+    said = []
+    for name, value in others.items():
+        other = {**now, name: value}
+        ours, theirs = best_alone(*now.values()), best_alone(*other.values())
+        chosen, lost = (value, now[name]) if theirs > ours else (now[name], value)
+        said.append(
+            f"{name} = '{chosen}': after 2 epochs validation ndcg@10 is {max(ours, theirs):.4f}, "
+            f"{min(ours, theirs):.4f} with '{lost}'"
+        )
+        now[name] = chosen
+    assert race.told.choices[1] == tuple(said)
+    config = race.trained.contents.config
+    assert {name: value_of(config, name) for name in RACED} == now
+    assert config.towers.query_id == "on"  # one event does not tell what an id does
+    assert race.told.config.towers == config.towers
+    assert curve_of(race.trained) == pytest.approx(
+        [record["valid_ndcg@10"] for record in trainer_of(now).fit().log]
+    )
+
+
+def test_the_race_is_told(race: Race) -> None:
+    names = ", ".join(RACED)
+    assert race.told.choices[0][-1] == f"{names}: validation decides, after up to 4 epochs of each"
+    assert race.told.phases == [
+        "race: towers.history = 'pooled', towers.query_id = 'off'",
+        "race: towers.history = 'transformer'",
+        "race: towers.query_id = 'on'",
+        "training, seed 0 (1 of 2)",
+        "training, seed 1 (2 of 2)",
+    ]
+    records = [record for record in log_of(race.trained) if record.get("event") == "race"]
+    assert [record["setting"] for record in records] == list(RACED)
+    config = race.trained.contents.config
+    for record in records:
+        figures = record["figures"]
+        assert record["chosen"] == value_of(config, record["setting"])
+        assert record["chosen"] == max(figures, key=figures.get)
+
+
+def test_loggers_follow_the_winner_alone(race: Race) -> None:
+    told, logger = race.told, race.logger
+    assert told.starts == [0, 0, 0, 2, 0]
+    assert logger.starts == [2]
+    assert logger.epochs == [3, 4, 5]
+    assert logger.choices == told.choices[:2]
+    assert logger.config.towers == race.trained.contents.config.towers
+
+
+def test_the_bundle_holds_the_winner(race: Race) -> None:
+    assert race.trained.path is not None
+    names = Retriever.open(race.trained.path).encoding.model.query_features
+    assert names is not None
+    assert "user_id" in names
+    assert not race.trained.path.with_name("model.training").exists()
+
+
+def test_what_is_set_does_not_race() -> None:
+    told = Told()
+    towers = {"history": "transformer", "query_id": "off"}
+    trained = trained_as(told, towers=towers)
+    assert told.phases == ["training"]
+    assert len(told.choices) == 1
+    assert not [record for record in log_of(trained) if "event" in record]
+
+
+@pytest.mark.parametrize(("start", "epoch"), [(1, 1), (2, 0), (3, 1), (4, 3)])
+def test_an_interrupted_race_that_goes_on_has_the_same_end(
+    race: Race, tmp_path: Path, start: int, epoch: int
+) -> None:
+    out = tmp_path / "model"
+    told = Told(interrupt_in=start, in_epoch=epoch)
+    stopped = trained_as(told, out=out)
+    assert stopped.stopped_early
+    assert len(told.starts) == start
+    assert (out / "manifest.json").is_file()
+    told = Told()
+    resumed = trained_as(told, out=out, resume=True)
+    assert not resumed.stopped_early
+    assert (
+        len(told.epochs) < 10
+    )  # 2 each of three that lost, and 5 of the winner, without what was done
+    assert curve_of(resumed) == curve_of(race.trained)
+    assert resumed.figures["model"] == race.trained.figures["model"]
+    assert not out.with_name("model.training").exists()
+
+
+def test_checkpoints_of_losers_hold_no_weights(tmp_path: Path) -> None:
+    trained_as(Told(interrupt_in=4, in_epoch=3), out=tmp_path / "model")
+    sizes = sorted(path.stat().st_size for path in (tmp_path / "model.training").glob("*.pt"))
+    assert len(sizes) == 3
+    assert sizes[1] < sizes[2] / 5
+
+
+def test_a_race_of_other_data_does_not_go_on(tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    trained_as(Told(interrupt_in=3, in_epoch=1), out=out)
+    with pytest.raises(Exception, match="must be given the data and the settings of the first run"):
+        train(loyal(1), config=SMALL, out=out, resume=True, baselines=[])
+
+
+def test_ctrl_c_keeps_the_best_so_far() -> None:
+    told = Told(interrupt_in=2)
+    trained = trained_as(told)
+    assert told.choices[1] == (
+        "towers.history = 'pooled': a training with 'transformer' was not finished",
+    )
+    assert trained.contents.config.towers.history == "pooled"
+    assert trained.stopped_early
+    assert max(curve_of(trained)) == best_alone("pooled", "off")
+    told = Told(interrupt_in=1)
+    with pytest.raises(Exception, match="nothing was kept"):
+        trained_as(told)
+    assert told.starts == [0]
+
+
+def test_settings_that_diverge_lose() -> None:
+    told = Told(diverge_in=2)
+    trained = trained_as(told, towers={"query_id": "off"})
+    assert told.choices[1] == ("towers.history = 'pooled': a training with 'transformer' diverged",)
+    assert trained.contents.config.towers.history == "pooled"
+    assert len(curve_of(trained)) == 5
+
+
+ENCODERS, IDS = ("towers.history",), ("towers.query_id",)
+
+
+@pytest.mark.parametrize(
+    ("settings", "more", "expected"),
+    [
+        ({}, {}, ENCODERS + IDS),
+        ({}, {"num_queries": RACE_FROM - 1}, ()),
+        ({}, {"num_events": IDS_FROM}, ENCODERS),  # two of them are held out
+        ({"towers": {"query_id": "off"}}, {}, ENCODERS),
+        ({"towers": {"query_id": "on"}}, {}, ENCODERS),
+        ({"towers": {"history": "none"}}, {}, ()),
+        ({"towers": {"history": "transformer"}}, {}, IDS),
+        ({"towers": {"history": "gru"}}, {}, IDS),
+        ({"data": {"order": "none"}}, {}, ()),
+    ],
+    ids=str,
+)
+def test_what_is_open(settings: Any, more: Any, expected: tuple[str, ...]) -> None:
+    config = Config.from_dict(settings)
+    dataset = split(prepare(loyal(1, **more), config=config.data).dataset, config.split)
+    heats = open_heats(config, resolve(config, dataset)[0], dataset)
+    assert tuple(heat.name for heat in heats) == expected
+
+
+def test_new_sessions_have_no_ids() -> None:
+    later = loyal(2).with_columns(pl.col("user_id") + 1000)
+    told = Told()
+    train({"train": loyal(0), "test_sessions": later}, config=SMALL, progress=told, baselines=[])
+    assert not any("query_id" in phase for phase in told.phases)
+
+
+def test_the_seeds_after_the_first_train_what_was_chosen(race: Race) -> None:
+    spread = race.trained.figures["seeds"]
+    assert len(spread["ndcg@10"]["values"]) == 2
+    assert race.told.phases[-1] == "training, seed 1 (2 of 2)"
