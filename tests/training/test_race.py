@@ -14,6 +14,7 @@ import pytest
 from twotower.config import Config
 from twotower.data.preparation import prepare
 from twotower.data.splits import split
+from twotower.errors import ConfigError
 from twotower.serving.retriever import Retriever
 from twotower.training.callbacks import Callback
 from twotower.training.choices import resolve, value_of
@@ -55,7 +56,7 @@ def loyal(
 
 
 SMALL: dict[str, Any] = {
-    "towers": {"dim": 8, "history_length": 1, "question_time": "off"},
+    "towers": {"dim": 8, "history_length": 1, "question_time": "off", "similarity": "dot"},
     "training": {
         "epochs": 5,
         "patience": 8,
@@ -201,9 +202,8 @@ def test_the_race_is_told(race: Race) -> None:
     assert [record["setting"] for record in records] == list(RACED)
     config = race.trained.contents.config
     for record in records:
-        figures = record["figures"]
         assert record["chosen"] == value_of(config, record["setting"])
-        assert record["chosen"] == max(figures, key=figures.get)
+        assert record["chosen"] == max(record["compared"], key=lambda each: each["metric"])["value"]
 
 
 def test_loggers_follow_the_winner_alone(race: Race) -> None:
@@ -280,6 +280,54 @@ def test_ctrl_c_keeps_the_best_so_far() -> None:
     assert told.starts == [0]
 
 
+class Clock(Told):
+    """A clock on which each step takes a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = 0.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def on_step(self, *given: Any) -> None:  # noqa: ARG002
+        self.seconds += 1.0
+
+
+def test_the_minutes_end_a_race_as_ctrl_c_does(
+    race: Race, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "model"
+    clock = Clock()
+    monkeypatch.setattr("twotower.training.callbacks.time", clock)
+    with pytest.raises(
+        ConfigError, match=r"enough for an epoch and its validation, got 0\.05; give"
+    ):
+        trained_as(clock, out=out, minutes=0.05)
+    assert not list(tmp_path.iterdir())
+    assert clock.seconds == 3
+
+    clock = Clock()
+    monkeypatch.setattr("twotower.training.callbacks.time", clock)
+    steps = trainer_of({}).steps_per_epoch
+    trained = trained_as(clock, out=out, minutes=(4 * steps + 3) / 60)
+    assert trained.stopped_early
+    assert clock.epochs == [1, 2, 3, 4]
+    assert clock.phases[-1] == "race: towers.history = 'transformer'"
+    assert clock.choices[-1][0].startswith(
+        "minutes: the time was up after epoch 4; the best weights"
+    )
+    resumed = trained_as(out=out, resume=True)
+    assert curve_of(resumed) == curve_of(race.trained)
+
+
+def test_minutes_are_of_one_seed() -> None:
+    with pytest.raises(ValueError, match="minutes must be left out where seeds is above 1, got 2"):
+        trained_as(minutes=2.0, seeds=2)
+    with pytest.raises(ValueError, match="minutes must be finite and above 0, got 0"):
+        trained_as(minutes=0)
+
+
 def test_settings_that_diverge_lose() -> None:
     told = Told(diverge_in=2)
     trained = trained_as(told, towers={"query_id": "off"})
@@ -288,20 +336,23 @@ def test_settings_that_diverge_lose() -> None:
     assert len(curve_of(trained)) == 5
 
 
-ENCODERS, IDS = ("towers.history",), ("towers.query_id",)
+ENCODERS, SIMILARITY, IDS = ("towers.history",), ("towers.similarity",), ("towers.query_id",)
 
 
 @pytest.mark.parametrize(
     ("settings", "more", "expected"),
     [
-        ({}, {}, ENCODERS + IDS),
+        ({}, {}, ENCODERS + SIMILARITY + IDS),
         ({}, {"num_queries": RACE_FROM - 1}, ()),
-        ({}, {"num_events": IDS_FROM}, ENCODERS),  # two of them are held out
-        ({"towers": {"query_id": "off"}}, {}, ENCODERS),
-        ({"towers": {"query_id": "on"}}, {}, ENCODERS),
-        ({"towers": {"history": "none"}}, {}, ()),
-        ({"towers": {"history": "transformer"}}, {}, IDS),
-        ({"towers": {"history": "gru"}}, {}, IDS),
+        ({}, {"num_events": IDS_FROM}, ENCODERS + SIMILARITY),  # two of them are held out
+        ({"towers": {"query_id": "off"}}, {}, ENCODERS + SIMILARITY),
+        ({"towers": {"query_id": "on"}}, {}, ENCODERS + SIMILARITY),
+        ({"towers": {"history": "none"}}, {}, SIMILARITY),
+        ({"towers": {"history": "transformer"}}, {}, SIMILARITY + IDS),
+        ({"towers": {"history": "gru"}}, {}, SIMILARITY + IDS),
+        ({"towers": {"similarity": "cosine"}}, {}, ENCODERS + IDS),
+        ({"towers": {"temperature": 0.1}}, {}, ENCODERS + IDS),
+        ({"loss": {"kind": "bce"}}, {}, ENCODERS + IDS),
         ({"data": {"order": "none"}}, {}, ()),
     ],
     ids=str,
@@ -341,7 +392,7 @@ def test_the_time_of_the_question_stays_where_it_helps(*, is_useful: bool) -> No
             "timestamp": 1.6e9 // 86400 * 86400 + days * 86400.0 + hours * 3600.0,
         }
     )
-    towers = {"dim": 8, "history": "pooled", "query_id": "off"}
+    towers = {"dim": 8, "history": "pooled", "similarity": "dot", "query_id": "off"}
     training = {"epochs": 4, "batch_size": 128, "learning_rate": 0.02}
     config = {"towers": towers, "training": training, "data": {"repeats": "yes"}}
     told = Told()

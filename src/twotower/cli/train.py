@@ -21,6 +21,7 @@ def command(
     *,
     out: Path,
     resume: bool = False,
+    minutes: float | None = None,
     seeds: int = 1,
     baselines: str = "auto",
     refit: bool = False,
@@ -41,6 +42,7 @@ def command(
     Args:
         out: Folder of the bundle to write.
         resume: Go on with a training that was interrupted.
+        minutes: End the training after so many minutes, as Ctrl-C does.
         seeds: Train so often, and show the spread.
         refit: Train once more on training and validation events; test that model.
         refit_all: For production: train once more on all events, the test's included; no figures of it.
@@ -78,6 +80,7 @@ def command(
         "config": tree,
         "histories": not given.pop("no_histories"),
         "resume": resume,
+        "minutes": minutes,
         "baselines": options.baselines_of(baselines),
         "refit": "all" if refit_all else refit,
         "progress": ProgressBar(screen),

@@ -1,7 +1,12 @@
 """``Callback``: the base class of progress bars and loggers, which follow a training."""
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+
+from twotower.caller import argument
+from twotower.errors import ArgumentError, ConfigError
 
 if TYPE_CHECKING:
     from twotower.config import Config
@@ -101,6 +106,42 @@ class Callback:
             trials: All trials, the best first.
             default: The default settings, which trial 0 used.
         """
+
+
+class Deadline(Callback):
+    """Ends a training as Ctrl-C does, after the step in which the time is up.
+
+    Args:
+        minutes: Until then, from now.
+    """
+
+    def __init__(self, minutes: float) -> None:
+        self._at = time.monotonic() + 60 * minutes
+        self.is_up = False
+        """Whether it ended a training."""
+
+    def on_step(self, *given: Any) -> None:  # noqa: ARG002
+        """End the training if the time is up."""
+        if time.monotonic() >= self._at:
+            self.is_up = True
+            raise KeyboardInterrupt
+
+
+def check_minutes(minutes: float | None) -> None:
+    """Check a budget of time.
+
+    Raises:
+        ValueError: It is not above 0, or not finite.
+    """
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise ArgumentError(f"{argument('minutes')} must be finite and above 0, got {minutes!r}.")
+
+
+def too_short(minutes: float) -> ConfigError:
+    """Return the error of a budget in which no epoch was validated."""
+    return ConfigError(
+        f"{argument('minutes')} must be enough for an epoch and its validation, got {minutes:g}; give more."
+    )
 
 
 class Callbacks(Callback):

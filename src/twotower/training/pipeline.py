@@ -12,17 +12,18 @@ from twotower.baselines.specs import check_baselines, check_names
 from twotower.caller import argument, passing
 from twotower.config import Config, ViewConfig
 from twotower.data.tables import Table
-from twotower.errors import ConfigError, check_least
+from twotower.errors import ArgumentError, ConfigError, check_least
 from twotower.keywords import PARTS, Keywords, configured, events_of, takes_keywords
 from twotower.serving.bundle import check_output
-from twotower.training.callbacks import Callback, Callbacks
+from twotower.training.callbacks import Callback, Callbacks, check_minutes
 from twotower.training.choices import resolve
 from twotower.training.finish import finish
 from twotower.training.indexing import check_index
 from twotower.training.loggers import MLflowLogger, TensorBoardLogger
 from twotower.training.notebook import callback_of
-from twotower.training.race import open_heats, open_to_race, settled, train_best
+from twotower.training.race import open_heats, open_to_race, train_best
 from twotower.training.retraining import Refit, learnt_by
+from twotower.training.settling import settled
 from twotower.training.task import Given, Task, View
 from twotower.training.trained import Trained, TrainedViews
 from twotower.training.trainer import Trainer
@@ -46,6 +47,7 @@ def train(
     histories: bool = True,
     private: bool = False,
     resume: bool = False,
+    minutes: float | None = None,
     seeds: int = 1,
     baselines: Literal["auto"] | Sequence[str] = "auto",
     refit: Refit = False,
@@ -82,6 +84,9 @@ def train(
             model does not read, and no value that few queries have. ``training.private.LIMITS`` says what
             it cannot answer then; see docs/security.md.
         resume: Whether to go on from the checkpoint that an interrupted training left beside ``out``.
+        minutes: Budget of the training on the wall clock, above 0; None has no limit. When the time is up,
+            the training ends as by Ctrl-C: the best weights so far are kept, and ``resume`` goes on. The
+            race counts; reading the data, the closed form, the evaluation and ``refit`` come on top.
         seeds: How many times to train, each with another seed, at least 1. The bundle is that of the
             first; the figures then say how far the others spread, under ``seeds``.
         baselines: What the model is held against; see ``fit_baselines``.
@@ -106,10 +111,16 @@ def train(
         ConfigError: A setting is unknown, out of range, or does not go with the data, or a baseline.
         MissingExtraError: The library of a baseline that is named is not installed.
         BundleError: ``out`` cannot be written.
-        ValueError: Two towers of different widths, ``seeds`` is below 1, or ``refit`` is something else.
+        ValueError: Two towers of different widths, ``seeds`` is below 1, ``minutes`` is not above 0 or is
+            given with several seeds, or ``refit`` is something else.
     """
     learnt = learnt_by(refit)
     check_least(1, seeds=seeds)
+    check_minutes(minutes)
+    if minutes is not None and seeds > 1:
+        raise ArgumentError(
+            f"{argument('minutes')} must be left out where {argument('seeds')} is above 1, got {minutes:g}."
+        )
     parts = dict(zip(PARTS, (train, valid, valid_sessions, test, test_sessions), strict=True))
     interactions = events_of("train needs either", interactions, parts, split=keywords.get("split"))
     settings = configured(config, **keywords)
@@ -155,6 +166,7 @@ def train(
         heats,
         out=target,
         resume=resume,
+        minutes=minutes,
         phase=f"training{of_seed}",
         bar=bar,
         teller=teller,
@@ -187,6 +199,7 @@ def train_views(
     histories: bool = True,
     private: bool = False,
     resume: bool = False,
+    minutes: float | None = None,
     baselines: Literal["auto"] | Sequence[str] = "auto",
     refit: Refit = False,
     progress: Callback | Literal["auto", "bar"] | None = "auto",
@@ -206,6 +219,7 @@ def train_views(
         histories: Whether the bundles hold the queries' histories and test items.
         private: As ``train`` takes it.
         resume: Whether to go on from the checkpoint that an interrupted training left beside ``out``.
+        minutes: As ``train`` takes it.
         baselines: As ``train`` takes it.
         refit: As ``train`` takes it.
         progress: As ``train`` takes it.
@@ -220,6 +234,7 @@ def train_views(
         history, as of the moment, in place of counts over all time.
     """
     learnt = learnt_by(refit)
+    check_minutes(minutes)
     settings = configured(config, **keywords)
     told = tuple(_told(name, view) for name, view in views.items())
     if len(told) < 2:
@@ -238,7 +253,7 @@ def train_views(
     teller.on_choices((*choices, *open_to_race(heats)), settings)
     trainer = Trainer(task.dataset, task.sides, settings)
     raced = train_best(
-        task.config, trainer, heats, out=target, resume=resume, bar=teller, teller=teller
+        task.config, trainer, heats, out=target, resume=resume, minutes=minutes, bar=teller
     )
     trainer, done = settled(task.config, raced.trainer, raced.done, teller)
     trained = finish(

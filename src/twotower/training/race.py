@@ -1,24 +1,22 @@
 """What ``auto`` leaves open, settled by a race: settings train side by side, and the better goes on."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from twotower.caller import argument
-from twotower.config import Config
+from twotower.config import QUERY_WIDTHS, Config
 from twotower.data.dataset import Dataset, Part
-from twotower.errors import ArgumentError, ConfigError, NothingLearntError
+from twotower.errors import ArgumentError, NothingLearntError
+from twotower.losses.loss_kinds import LOSSES
 from twotower.toml import toml_value
-from twotower.towers.model import QueryTower
 from twotower.training.bundle_contents import fingerprint
-from twotower.training.callbacks import Callback
+from twotower.training.callbacks import Callback, Callbacks, Deadline, too_short
 from twotower.training.checkpoints import Progress, WorkFolder
 from twotower.training.choices import resolve, value_of, with_values
-from twotower.training.closed_form import chosen as chosen_closed_form
-from twotower.training.closed_form import is_quick, no_closed_form, settings_of
 from twotower.training.trainer import Trainer, TrainingDivergedError
 
 HEAT_EPOCHS = 4
@@ -35,6 +33,16 @@ IDS_UP_TO = 300_000
 
 def _tries_transformer(chosen: Config, dataset: Dataset) -> bool:
     return dataset.ordered and chosen.towers.history in ("pooled", "transformer")
+
+
+def _tries_cosine(chosen: Config, dataset: Dataset) -> bool:
+    towers = chosen.towers
+    can = LOSSES[chosen.loss.kind].ranks_all and towers.temperature is None
+    return dataset.ordered and can and towers.popularity == "off" and towers.similarity == "dot"
+
+
+def _tries_linear(chosen: Config, dataset: Dataset) -> bool:
+    return bool(dataset.views) and chosen.towers.query_hidden == QUERY_WIDTHS
 
 
 def _tries_ids(chosen: Config, dataset: Dataset) -> bool:
@@ -66,7 +74,9 @@ class Heat:
 
 
 HEATS = (
+    Heat("towers.query_hidden", (QUERY_WIDTHS, ()), None, _tries_linear),
     Heat("towers.history", ("pooled", "transformer"), "auto", _tries_transformer),
+    Heat("towers.similarity", ("dot", "cosine"), "auto", _tries_cosine),
     Heat("towers.query_id", ("off", "on"), "auto", _tries_ids),
 )
 """In this order: each is between the best settings so far and those with another value."""
@@ -97,7 +107,7 @@ def open_to_race(heats: Sequence[Heat]) -> tuple[str, ...]:
     )
 
 
-class _Entrant:
+class Entrant:
     """Settings in the race, and how far they have come.
 
     Args:
@@ -126,13 +136,120 @@ class _Entrant:
     def best_of(self, epochs: int) -> float:
         """Return the best validation metric of the first epochs."""
         metric = f"valid_{self.trainer.config.training.metric}"
-        return max(float(r[metric]) for r in self.progress.log if 0 < r.get("epoch", 0) <= epochs)
+        return max(float(record[metric]) for record in self._epochs(epochs))
+
+    def seconds_of(self, epochs: int) -> float:
+        """Return how long the first epochs took, validation included."""
+        return float(sum(r["seconds"] + r["validation_seconds"] for r in self._epochs(epochs)))
+
+    def _epochs(self, num: int) -> list[dict[str, Any]]:
+        """Return the log's records of the first epochs."""
+        return [record for record in self.progress.log if 0 < record.get("epoch", 0) <= num]
 
     def drop(self) -> None:
         """Forget the weights. What they came to is kept, so that a race that goes on has the same end."""
         if self.work is not None:
             done = self.progress
             self.work.save(Progress(epoch=done.epoch, log=done.log))
+
+
+class Race:
+    """Settings that train side by side on validation, of which the better goes on.
+
+    Each heat is between the best settings so far and the same with another value, after ``HEAT_EPOCHS``
+    each, or sooner where one is far ahead. The loser is dropped. The budgets are epochs, so that a seed has
+    the same end on every machine.
+
+    Args:
+        given: What the user set.
+        first: The trainer of the settings that ``resolve`` chose.
+        heats: As ``open_heats`` returns them.
+        out: Where the bundle will be, beside which checkpoints are kept; None keeps none.
+        resume: Whether to go on from them.
+
+    Raises:
+        ConfigError: There is no checkpoint to go on from, or it is of other data or settings.
+
+    Source: Jamieson and Talwalkar, AISTATS 2016 (successive halving). Differs: one setting after the other,
+        with two entrants each.
+    """
+
+    def __init__(
+        self,
+        given: Config,
+        first: Trainer,
+        heats: Sequence[Heat],
+        *,
+        out: Path | None = None,
+        resume: bool = False,
+    ) -> None:
+        self._given, self._heats, self._out, self._resume = given, heats, out, resume
+        self.best = Entrant(first, out, 0, resume=resume)
+        """The best settings so far. Ctrl-C ends the race and is noted in their progress."""
+        self.said: list[str] = []
+        """A sentence for each heat."""
+        self.records: list[dict[str, Any]] = []
+        """What the log of a training says of each."""
+
+    def values(self) -> dict[str, Any]:
+        """Return what the best settings so far have of what is open."""
+        config = self.best.trainer.config
+        return {heat.name: value_of(config, heat.name) for heat in self._heats}
+
+    def run(self, watcher: Callback) -> None:
+        """Run all heats, or until Ctrl-C."""
+        try:
+            for place, heat in enumerate(self._heats, 1):
+                if self.best.progress.epoch < HEAT_EPOCHS:
+                    values = (f"{name} = {_shown(value)}" for name, value in self.values().items())
+                    watcher.on_phase(f"race: {', '.join(values)}")
+                    self.best.train(watcher, HEAT_EPOCHS)
+                if self.best.progress.interrupted:
+                    return
+                self._heat(place, heat, watcher)
+        except KeyboardInterrupt:
+            self.best.progress.interrupt()
+
+    def _heat(self, place: int, heat: Heat, watcher: Callback) -> None:
+        """Compare the best settings so far with another value of one of them."""
+        best = self.best
+        now = value_of(best.trainer.config, heat.name)
+        value = next(each for each in heat.values if each != now)
+        watcher.on_phase(f"race: {heat.name} = {_shown(value)}")
+        values = {**self.values(), heat.name: value}
+        dataset, sides = best.trainer.dataset, best.trainer.sides
+        settings, _ = resolve(with_values(self._given, values), dataset)
+        other = Entrant(Trainer(dataset, sides, settings), self._out, place, resume=self._resume)
+        lead = f"{heat.name} = {_shown(now)}: a training with {_shown(value)}"
+        try:
+            epochs = _compared(best, other, watcher)
+        except TrainingDivergedError:
+            self.said.append(f"{lead} diverged")
+            return
+        if not epochs:
+            self.said.append(f"{lead} was not finished")
+            best.progress.interrupt()
+            return
+        figures = {now: best.best_of(epochs), value: other.best_of(epochs)}
+        compared = [
+            {
+                "value": each,
+                "metric": figures[each],
+                "seconds": round(entrant.seconds_of(epochs), 3),
+            }
+            for each, entrant in ((now, best), (value, other))
+        ]
+        chosen, lost = (value, now) if figures[value] > figures[now] else (now, value)
+        if chosen == value:
+            self.best, other = other, best
+        other.drop()
+        self.said.append(
+            f"{heat.name} = {_shown(chosen)}: after {epochs} epochs validation "
+            f"{settings.training.metric} is {figures[chosen]:.4f}, {figures[lost]:.4f} with {_shown(lost)}"
+        )
+        record = {"event": "race", "setting": heat.name, "chosen": chosen, "epochs": epochs}
+        record["compared"] = compared
+        self.records.append(record)
 
 
 @dataclass(frozen=True)
@@ -157,113 +274,63 @@ def train_best(
     *,
     out: Path | None = None,
     resume: bool = False,
+    minutes: float | None = None,
     phase: str = "training",
     bar: Callback | None = None,
     teller: Callback | None = None,
 ) -> Raced:
-    """Train what validation prefers: the first settings, or those with other values of what is open.
-
-    Each heat is between the best settings so far and the same with another value, after ``HEAT_EPOCHS``
-    each, or sooner where one is far ahead. The loser is dropped; at the end the winner trains on from where
-    it is. The budgets are epochs, so that a seed has the same end on every machine.
+    """Train what validation prefers: the winner of a race goes on from where it is, to its end.
 
     Args:
-        given: What the user set.
+        given: As ``Race`` takes it, and so are ``first``, ``heats``, ``out`` and ``resume``.
         first: The trainer of the settings that ``resolve`` chose.
-        heats: As ``open_heats`` returns them; without any, this is one training.
-        out: Where the bundle will be, beside which checkpoints are kept; None keeps none.
-        resume: Whether to go on from them.
+        heats: Without any, this is one training.
+        out: Where the bundle will be.
+        resume: Whether to go on from the checkpoints.
+        minutes: After these the training ends as by Ctrl-C; None has no limit.
         phase: What the training of the winner is called.
         bar: Follows the race.
         teller: Follows the training of the winner; None for ``bar``, too.
 
     Raises:
         NothingLearntError: Ctrl-C came before the first validation.
-        ConfigError: There is no checkpoint to go on from, or it is of other data or settings.
+        ConfigError: There is no checkpoint to go on from, or it is of other data or settings; the minutes
+            ended before the first validation.
         TrainingDivergedError: The loss of the winner became NaN or infinite.
-
-    Source: the greedy, one setting after the other, version of successive halving (Jamieson and Talwalkar,
-        AISTATS 2016), in which one round with the same budget for all is left.
     """
     bar = bar or Callback()
     teller = teller or bar
+    deadline = None if minutes is None else Deadline(minutes)
+    if deadline is not None:
+        bar, teller = Callbacks([bar, deadline]), Callbacks([teller, deadline])
     if resume and out is None:
         raise ArgumentError(
             f"{argument('resume')} must go with {argument('out')}, got no {argument('out')}."
         )
-    best, said = _Entrant(first, out, 0, resume=resume), []
-    records: list[dict[str, Any]] = []
-    try:
-        for place, heat in enumerate(heats, 1):
-            if best.progress.epoch < HEAT_EPOCHS:
-                bar.on_phase(f"race: {_described(best, heats)}")
-                best.train(bar, HEAT_EPOCHS)
-                if best.progress.interrupted:
-                    break
-            now = value_of(best.trainer.config, heat.name)
-            value = next(each for each in heat.values if each != now)
-            bar.on_phase(f"race: {heat.name} = {_shown(value)}")
-            trainer = _with_value(given, best, heats, heat.name, value)
-            other = _Entrant(trainer, out, place, resume=resume)
-            try:
-                epochs = _compared(best, other, bar)
-            except TrainingDivergedError:
-                epochs = 0
-            if not epochs:
-                why = "was not finished" if other.progress.interrupted else "diverged"
-                said.append(f"{heat.name} = {_shown(now)}: a training with {_shown(value)} {why}")
-                if other.progress.interrupted:
-                    best.progress.interrupt()
-                    break
-                continue
-            figures = {now: best.best_of(epochs), value: other.best_of(epochs)}
-            if figures[value] > figures[now]:
-                best, other = other, best
-            other.drop()
-            del trainer, other  # the next training needs their memory
-            words, record = _told(best, heat, figures, epochs)
-            said.append(words)
-            records.append(record)
-    except KeyboardInterrupt:
-        best.progress.interrupt()
-    if said:
-        teller.on_choices(tuple(said), best.trainer.config)
+    race = Race(given, first, heats, out=out, resume=resume)
+    race.run(bar)
+    best = race.best
+    if race.said:
+        teller.on_choices(tuple(race.said), best.trainer.config)
     if not best.progress.interrupted:
         teller.on_phase(phase)
         best.train(teller)
+    is_up = deadline is not None and deadline.is_up
     if best.progress.best_metric is None:
+        if is_up and minutes is not None:
+            raise too_short(minutes)
         # An earlier training's checkpoint stays; this one has none.
         raise NothingLearntError("Interrupted before the first validation: nothing was kept.")
-    best.progress.log[:0] = records
+    if is_up:
+        said = (
+            f"the time was up after epoch {best.progress.epoch}; the best weights so far are kept"
+        )
+        teller.on_choices((f"{argument('minutes')}: {said}",), best.trainer.config)
+    best.progress.log[:0] = race.records
     return Raced(best.trainer, best.progress, best.work)
 
 
-def _told(
-    best: _Entrant, heat: Heat, figures: Mapping[Any, float], epochs: int
-) -> tuple[str, dict[str, Any]]:
-    """Return what a screen and the log of a training say of a heat."""
-    config = best.trainer.config
-    chosen = value_of(config, heat.name)
-    (lost,) = (value for value in figures if value != chosen)
-    said = (
-        f"{heat.name} = {_shown(chosen)}: after {epochs} epochs validation {config.training.metric} is "
-        f"{figures[chosen]:.4f}, {figures[lost]:.4f} with {_shown(lost)}"
-    )
-    record = {"event": "race", "setting": heat.name, "chosen": chosen, "epochs": epochs}
-    return said, {**record, "figures": {str(value): found for value, found in figures.items()}}
-
-
-def _with_value(
-    given: Config, best: _Entrant, heats: Sequence[Heat], name: str, value: Any
-) -> Trainer:
-    """Return the trainer of the best settings so far but for one value."""
-    decided = {heat.name: value_of(best.trainer.config, heat.name) for heat in heats}
-    dataset, sides = best.trainer.dataset, best.trainer.sides
-    settings, _ = resolve(with_values(given, {**decided, name: value}), dataset)
-    return Trainer(dataset, sides, settings)
-
-
-def _compared(best: _Entrant, other: _Entrant, bar: Callback) -> int:
+def _compared(best: Entrant, other: Entrant, bar: Callback) -> int:
     """Train settings until they can be compared with the best so far.
 
     Returns:
@@ -279,106 +346,5 @@ def _compared(best: _Entrant, other: _Entrant, bar: Callback) -> int:
     return HEAT_EPOCHS
 
 
-def _described(entrant: _Entrant, heats: Sequence[Heat]) -> str:
-    """Return the values that settings have of what is open."""
-    config = entrant.trainer.config
-    return ", ".join(f"{heat.name} = {_shown(value_of(config, heat.name))}" for heat in heats)
-
-
 def _shown(value: Any) -> str:
     return toml_value(value).replace('"', "'")
-
-
-def settled(
-    given: Config, trainer: Trainer, done: Progress, teller: Callback
-) -> tuple[Trainer, Progress]:
-    """Decide on validation what needs no training: the time of the question, and the closed form.
-
-    Args:
-        given: What the user set; what was set stays.
-        trainer: Holding its best weights.
-        done: Its progress.
-        teller: Is told.
-
-    Returns:
-        The chosen trainer and its progress.
-    """
-    if done.interrupted:
-        return trainer, done
-    if given.towers.question_time == "auto" and trainer.config.towers.question_time == "on":
-        said = _with_or_without_time(trainer, done)
-        teller.on_choices((said,), trainer.config)
-    if _races_closed_form(given, trainer):
-        teller.on_phase("the closed form")
-        trainer, done, said = _better_solver(given, trainer, done)
-        teller.on_choices((said,), trainer.config)
-    return trainer, done
-
-
-def _with_or_without_time(trainer: Trainer, done: Progress) -> str:
-    """Let a model forget when it is asked where validation is no better with the time; say what it was."""
-    config = trainer.config
-    towers = [cast("QueryTower", each.model.query_tower) for each in trainer.objectives]
-    modules = [tower.question_time for tower in towers]
-    known = done.best_metric
-    assert known is not None
-    for tower in towers:
-        tower.question_time = None
-    unknown = trainer.validate()
-    figures = f"validation {config.training.metric} is {known:.4f} with it, {unknown:.4f} without"
-    if unknown < known:
-        for tower, module in zip(towers, modules, strict=True):
-            tower.question_time = module
-        return f"towers.question_time = 'on': {figures}"
-    trainer.config = with_values(config, {"towers.question_time": "off"})
-    done.best_metric = unknown
-    return f"towers.question_time = 'off': {figures}"
-
-
-def _races_closed_form(given: Config, trainer: Trainer) -> bool:
-    """Return whether validation decides between training and the closed form."""
-    if given.training.solver != "auto" or trainer.config.training.examples != "sets":
-        return False
-    dataset = trainer.dataset
-    return not no_closed_form(given, dataset, trainer.custom) and is_quick(
-        dataset, _stated_width(given)
-    )
-
-
-def _better_solver(
-    given: Config, trainer: Trainer, done: Progress
-) -> tuple[Trainer, Progress, str]:
-    """Return the closed form or the trained model, whichever is better on validation, and a sentence."""
-    try:
-        other, progress = _in_closed_form(given, trainer)
-    except KeyboardInterrupt:
-        done.interrupt()
-        return trainer, done, "training.solver = 'gradient': the closed form was not finished"
-    except ConfigError as error:  # it does not fit into memory
-        return trainer, done, f"training.solver = 'gradient': {error}"
-    trained, found = done.best_metric, progress.best_metric
-    assert trained is not None
-    assert found is not None
-    metric = trainer.config.training.metric
-    said = f"validation {metric} {found:.4f} in closed form, {trained:.4f} in steps"
-    if found <= trained:
-        return trainer, done, f"training.solver = 'gradient': {said}"
-    return other, progress, f"training.solver = 'spectral': {said}"
-
-
-def _in_closed_form(given: Config, trainer: Trainer) -> tuple[Trainer, Progress]:
-    """Return the model in closed form on a trainer's data."""
-    spectral = chosen_closed_form(trainer.dataset, _stated_width(given))
-    values = {
-        "towers.dim": spectral.width,
-        "training.solver": "spectral",
-        "towers.similarity": "dot",
-    }
-    config = with_values(trainer.config, values)
-    other = Trainer(trainer.dataset, trainer.sides, config, spectral=settings_of(spectral))
-    return other, other.fit()
-
-
-def _stated_width(config: Config) -> int | None:
-    """Return the width that the user set, or None where that is the default."""
-    return None if config.towers.dim == Config().towers.dim else config.towers.dim

@@ -179,7 +179,7 @@ def from_param(param: Any) -> Any:
 
 End = Literal["finished", "pruned", "diverged", "cut"]
 
-_LOG, _NAME = "study.log", "twotower"
+_LOG, _NAME, _RACED = "study.log", "twotower", "raced"
 _STARTUP_TRIALS = 5  # random ones, before the sampler has seen enough to propose any
 _UNPRUNED_TRIALS = 5  # the median of fewer often ends what would have been the best
 _UNPRUNED_EPOCHS = 3  # a slow start is no bad end
@@ -245,6 +245,7 @@ class Study:
         seed: Of the proposals; those after a resumption differ from those before.
         space: Each searched setting's range.
         default: Each searched setting's default, the first trial.
+        raced: What the race before the search chose, kept for those who go on.
 
     Raises:
         ConfigError: The folder is of other data or settings, or it cannot be read.
@@ -261,6 +262,7 @@ class Study:
         seed: int,
         space: "Mapping[str, BaseDistribution]",
         default: Mapping[str, Any],
+        raced: Mapping[str, Any] | None = None,
     ) -> None:
         import optuna
 
@@ -268,6 +270,7 @@ class Study:
         self._space = dict(space)
         self._states = optuna.trial.TrialState
         self._study = _opened(path, fingerprint)
+        self._study.set_user_attr(_RACED, {k: to_param(v) for k, v in (raced or {}).items()})
         self._study.pruner = optuna.pruners.MedianPruner(_UNPRUNED_TRIALS, _UNPRUNED_EPOCHS)
         known = self._study.get_trials(deepcopy=False)
         # Seeded alike, a resumed search would propose the first trials once more.
@@ -370,6 +373,17 @@ def _opened(path: Path, fingerprint: str) -> "optuna.Study":
             f"repeat that command, or tune without {argument('resume')} to another {argument('out')}."
         )
     return study
+
+
+def raced(path: Path) -> dict[str, Any] | None:
+    """Return what the race before the search of a folder chose; None where there is no such search."""
+    import optuna
+
+    try:
+        study = optuna.load_study(storage=_storage(path), study_name=_NAME)
+        return {name: from_param(value) for name, value in study.user_attrs[_RACED].items()}
+    except (ValueError, KeyError, OSError):  # the caller says what is wrong with the folder
+        return None
 
 
 def _storage(path: Path) -> "optuna.storages.JournalStorage":

@@ -1,7 +1,6 @@
 """``tune``: settings searched on validation for some minutes, then a bundle of the best."""
 
 import hashlib
-import math
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -12,19 +11,20 @@ from twotower import html
 from twotower.caller import argument
 from twotower.config import Config
 from twotower.data.tables import Table
-from twotower.errors import ArgumentError, ConfigError, NothingLearntError
+from twotower.errors import ConfigError, NothingLearntError
 from twotower.extras import library
 from twotower.keywords import PARTS, Keywords, configured, events_of, takes_keywords
 from twotower.serving.bundle import check_output
 from twotower.training import study as studies
 from twotower.training.bundle_contents import fingerprint
-from twotower.training.callbacks import Callback, Callbacks
+from twotower.training.callbacks import Callback, Callbacks, Deadline, check_minutes, too_short
 from twotower.training.checkpoints import Progress
 from twotower.training.choices import resolve, value_of, with_values
 from twotower.training.finish import finish
 from twotower.training.indexing import check_index
 from twotower.training.notebook import callback_of
-from twotower.training.race import settled
+from twotower.training.race import Race, open_heats
+from twotower.training.settling import settled
 from twotower.training.task import Given, Task
 from twotower.training.trained import Trained
 from twotower.training.trainer import Trainer, TrainingDivergedError
@@ -90,8 +90,8 @@ def tune(
 ) -> Tuned:
     """Search settings on the validation part, and write the model of the best as a bundle.
 
-    The first trial is ``train`` with the default settings, but that queries get no id beside their history
-    unless that is set; so nothing worse on validation is chosen. See ``search_space`` for what is searched.
+    The first trial is ``train`` with the default settings, those that won its race included; so nothing
+    worse on validation is chosen. See ``search_space`` for what is searched.
     The bundle holds the best trial's own weights, evaluated on the test part once. Ctrl-C ends the search
     and keeps the best so far. What was found stays in the folder ``OUT.tuning``, from which ``resume`` goes
     on for as many minutes again.
@@ -100,7 +100,7 @@ def tune(
         interactions: As ``train`` takes it, and so are the tables, ``histories`` and ``name``.
         out: Where to write the bundle.
         minutes: Budget of the search on the wall clock, above 0; the trial that it ends in is stopped
-            after a step. Reading the data and the evaluation at the end come on top.
+            after a step. The race counts; reading the data and the evaluation at the end come on top.
         items: The items' table.
         queries: The queries' table.
         train: Training events, where the parts are given, in place of ``interactions``.
@@ -130,8 +130,7 @@ def tune(
         TrainingDivergedError: The loss became NaN or infinite in every trial.
         ValueError: ``minutes`` is not above 0, or ``fixed`` names what is not searched.
     """
-    if not 0 < minutes < math.inf:
-        raise ArgumentError(f"{argument('minutes')} must be finite and above 0, got {minutes!r}.")
+    check_minutes(minutes)
     library("optuna", wanted_by="tune", extra="tune")  # before anything is read
     parts = dict(zip(PARTS, (train, valid, valid_sessions, test, test_sessions), strict=True))
     interactions = events_of("tune needs either", interactions, parts, split=keywords.get("split"))
@@ -155,7 +154,13 @@ def tune(
     )
     dataset, sides = task.dataset, task.sides
     teller.on_data(dataset, task.decisions, sides.features)
+    deadline = time.monotonic() + 60 * minutes
     default, choices = resolve(task.config, dataset)
+    values = studies.raced(folder) if resume else None
+    if values is None:
+        values, said = _raced(task, default, minutes, teller)
+        choices = (*choices, *said)
+    default, _ = resolve(with_values(task.config, values), dataset)
     space = studies.search_space(default, dataset, sides, without=without)
     if not space:
         raise ConfigError("something must be left to search, got every setting fixed; use train.")
@@ -164,9 +169,8 @@ def tune(
     digest = hashlib.sha256(fingerprint(Trainer(dataset, sides, default)).encode())
     digest.update(repr(sorted(space.items())).encode())
     first = {name: studies.to_param(value_of(default, name)) for name in space}
-    study = studies.Study(folder, digest.hexdigest(), default.training.seed, space, first)
+    study = studies.Study(folder, digest.hexdigest(), default.training.seed, space, first, values)
 
-    deadline = time.monotonic() + 60 * minutes
     interrupted = _search(study, task, default, teller, deadline)
     best, trials = study.best(), study.trials()
     if best is None:
@@ -192,6 +196,28 @@ def tune(
         bar=teller,
     )
     return Tuned(trained, trials, default, studies.changes(best, default), folder, interrupted)
+
+
+def _raced(
+    task: Task, default: Config, minutes: float, teller: Callback
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the values of what is open that the race prefers, and a sentence for each.
+
+    Raises:
+        NothingLearntError: Ctrl-C ended the race.
+        ConfigError: The time ended it before the first validation.
+    """
+    heats = open_heats(task.config, default, task.dataset)
+    if not heats:
+        return {}, []
+    race = Race(task.config, Trainer(task.dataset, task.sides, default), heats)
+    deadline = Deadline(minutes)
+    race.run(Callbacks([teller, deadline]))
+    if race.best.progress.interrupted and not deadline.is_up:
+        raise NothingLearntError(
+            "Interrupted in the race before the first trial: nothing was kept."
+        )
+    return race.values(), race.said
 
 
 class _StoppedError(Exception):
@@ -273,6 +299,4 @@ def _nothing(trials: tuple[studies.Trial, ...], minutes: float, *, interrupted: 
         )
     if interrupted:
         return NothingLearntError("Interrupted before the first validation: nothing was kept.")
-    return ConfigError(
-        f"{argument('minutes')} must be enough for an epoch and its validation, got {minutes:g}; give more."
-    )
+    return too_short(minutes)

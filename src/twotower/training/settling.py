@@ -1,0 +1,108 @@
+"""What validation decides without another training: the time of the question, and the closed form."""
+
+from typing import cast
+
+from twotower.config import Config
+from twotower.errors import ConfigError
+from twotower.towers.model import QueryTower
+from twotower.training.callbacks import Callback
+from twotower.training.checkpoints import Progress
+from twotower.training.choices import with_values
+from twotower.training.closed_form import chosen as chosen_closed_form
+from twotower.training.closed_form import is_quick, no_closed_form, settings_of
+from twotower.training.trainer import Trainer
+
+
+def settled(
+    given: Config, trainer: Trainer, done: Progress, teller: Callback
+) -> tuple[Trainer, Progress]:
+    """Decide on validation what needs no training: the time of the question, and the closed form.
+
+    Args:
+        given: What the user set; what was set stays.
+        trainer: Holding its best weights.
+        done: Its progress.
+        teller: Is told.
+
+    Returns:
+        The chosen trainer and its progress.
+    """
+    if done.interrupted:
+        return trainer, done
+    if given.towers.question_time == "auto" and trainer.config.towers.question_time == "on":
+        said = _with_or_without_time(trainer, done)
+        teller.on_choices((said,), trainer.config)
+    if _races_closed_form(given, trainer):
+        teller.on_phase("the closed form")
+        trainer, done, said = _better_solver(given, trainer, done)
+        teller.on_choices((said,), trainer.config)
+    return trainer, done
+
+
+def _with_or_without_time(trainer: Trainer, done: Progress) -> str:
+    """Let a model forget when it is asked where validation is no better with the time; say what it was."""
+    config = trainer.config
+    towers = [cast("QueryTower", each.model.query_tower) for each in trainer.objectives]
+    modules = [tower.question_time for tower in towers]
+    known = done.best_metric
+    assert known is not None
+    for tower in towers:
+        tower.question_time = None
+    unknown = trainer.validate()
+    figures = f"validation {config.training.metric} is {known:.4f} with it, {unknown:.4f} without"
+    if unknown < known:
+        for tower, module in zip(towers, modules, strict=True):
+            tower.question_time = module
+        return f"towers.question_time = 'on': {figures}"
+    trainer.config = with_values(config, {"towers.question_time": "off"})
+    done.best_metric = unknown
+    return f"towers.question_time = 'off': {figures}"
+
+
+def _races_closed_form(given: Config, trainer: Trainer) -> bool:
+    """Return whether validation decides between training and the closed form."""
+    if given.training.solver != "auto" or trainer.config.training.examples != "sets":
+        return False
+    dataset = trainer.dataset
+    return not no_closed_form(given, dataset, trainer.custom) and is_quick(
+        dataset, _stated_width(given)
+    )
+
+
+def _better_solver(
+    given: Config, trainer: Trainer, done: Progress
+) -> tuple[Trainer, Progress, str]:
+    """Return the closed form or the trained model, whichever is better on validation, and a sentence."""
+    try:
+        other, progress = _in_closed_form(given, trainer)
+    except KeyboardInterrupt:
+        done.interrupt()
+        return trainer, done, "training.solver = 'gradient': the closed form was not finished"
+    except ConfigError as error:  # it does not fit into memory
+        return trainer, done, f"training.solver = 'gradient': {error}"
+    trained, found = done.best_metric, progress.best_metric
+    assert trained is not None
+    assert found is not None
+    metric = trainer.config.training.metric
+    said = f"validation {metric} {found:.4f} in closed form, {trained:.4f} in steps"
+    if found <= trained:
+        return trainer, done, f"training.solver = 'gradient': {said}"
+    return other, progress, f"training.solver = 'spectral': {said}"
+
+
+def _in_closed_form(given: Config, trainer: Trainer) -> tuple[Trainer, Progress]:
+    """Return the model in closed form on a trainer's data."""
+    spectral = chosen_closed_form(trainer.dataset, _stated_width(given))
+    values = {
+        "towers.dim": spectral.width,
+        "training.solver": "spectral",
+        "towers.similarity": "dot",
+    }
+    config = with_values(trainer.config, values)
+    other = Trainer(trainer.dataset, trainer.sides, config, spectral=settings_of(spectral))
+    return other, other.fit()
+
+
+def _stated_width(config: Config) -> int | None:
+    """Return the width that the user set, or None where that is the default."""
+    return None if config.towers.dim == Config().towers.dim else config.towers.dim
