@@ -30,6 +30,7 @@ from twotower.training.race import (
 from twotower.training.task import Task
 from twotower.training.trained import Trained
 from twotower.training.trainer import Trainer, TrainingDivergedError
+from twotower.training.tune import tune
 
 NUM_QUERIES, NUM_EVENTS = RACE_FROM + 4, 24
 RACED = ("towers.history", "towers.query_id")
@@ -407,3 +408,43 @@ def test_the_time_of_the_question_stays_where_it_helps(*, is_useful: bool) -> No
         trained.retriever.recommend(3, k=5, at=at).item_ids for at in (1.7e9, 1.7e9 + 6 * 3600)
     ]
     assert (answers[0] != answers[1]) == is_useful
+
+
+class OneTrial(Told):
+    """Presses Ctrl-C after a trial."""
+
+    def on_trial(self, trial: Any) -> None:  # noqa: ARG002
+        raise KeyboardInterrupt
+
+
+def test_a_search_starts_from_the_winner(race: Race, tmp_path: Path) -> None:
+    config = {**SMALL, "training": {**SMALL["training"], "epochs": 4}}
+    out = tmp_path / "model"
+    told = OneTrial()
+    tuned = tune(loyal(0), config=config, out=out, progress=told)
+    winner = race.trained.contents.config.towers
+    assert tuned.default.towers == winner
+    assert tuned.trained.contents.config.towers == winner
+    assert [said.split(":")[0] for said in told.choices[0] if "epochs" in said] == [
+        f"towers.history = '{winner.history}'",
+        f"towers.query_id = '{winner.query_id}'",
+    ]
+    told = OneTrial()
+    again = tune(loyal(0), config=config, out=out, resume=True, progress=told)
+    assert not [phase for phase in told.phases if phase.startswith("race")]
+    assert again.default == tuned.default
+
+
+def test_a_search_that_ends_in_the_race_keeps_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Exception, match="Interrupted in the race before the first trial"):
+        tune(loyal(0), config=SMALL, out=tmp_path / "model", progress=Told(interrupt_in=2))
+    clock = Clock()
+    monkeypatch.setattr("twotower.training.callbacks.time", clock)
+    monkeypatch.setattr("twotower.training.tune.time", clock)
+    with pytest.raises(
+        ConfigError, match=r"enough for an epoch and its validation, got 0\.05; give"
+    ):
+        tune(loyal(0), config=SMALL, out=tmp_path / "model", minutes=0.05, progress=clock)
+    assert not list(tmp_path.iterdir())
