@@ -38,8 +38,6 @@ SplitKind = Literal["auto", "leave-last-out", "random", "temporal", "cold-items"
 
 Seed = Annotated[int, Range(0, 2**63 - 1)]
 """What every generator takes."""
-Width = Annotated[int, Range(1, 16_384)]
-"""Numbers in a vector."""
 Widths = Annotated[tuple[int, ...], Range(1, 16_384)]
 """Numbers in the vectors of each layer."""
 Share = Annotated[float, Rule("be in [0, 1]", lambda share: 0 <= share <= 1)]
@@ -60,6 +58,8 @@ _PART = Rule("be between 0 and 1", lambda part: 0 < part < 1)
 _RECALL = Rule(f"{_PART.text}; to find all, set index.kind = 'exact'", _PART.holds)
 _NOT_NEGATIVE = Rule("be finite and at least 0", lambda value: 0 <= value < inf)
 _NAME = Rule("be of letters, digits, '-' and '_'", re.compile(r"[A-Za-z0-9][\w-]*").fullmatch)
+WIDTH = 64
+"""Default of ``towers.dim``."""
 QUERY_WIDTHS = (256,)
 """Widths of the query tower's hidden layers where nothing else is set."""
 EVENTS_READ = 50
@@ -185,8 +185,9 @@ class SplitConfig(Section):
 class TowersConfig(Section):
     """``[towers]``: the two networks."""
 
-    dim: Width = 64
-    """Width of both towers' output and of an id's embedding."""
+    dim: Annotated[int | None, Range(1, 16_384)] = None
+    """Width of both towers' output and of an id's embedding. Without it 64, and in closed form
+    (``training.solver = "spectral"``) what validation chooses."""
     query_hidden: Annotated[tuple[int, ...] | None, Range(1, 16_384)] = None
     """Widths of the query tower's hidden layers; ``[]`` is a linear mix. Without it 256, and a linear mix
     where half of a query's items is predicted from the other (``training.examples = "sets"``)."""
@@ -243,6 +244,11 @@ class TowersConfig(Section):
     def query_widths(self) -> tuple[int, ...]:
         """``query_hidden``, or its default."""
         return QUERY_WIDTHS if self.query_hidden is None else self.query_hidden
+
+    @property
+    def width(self) -> int:
+        """``dim``, or its default."""
+        return WIDTH if self.dim is None else self.dim
 
     @property
     def events_read(self) -> int:

@@ -141,7 +141,7 @@ class TestSettings:
     def test_what_differs_with_its_default(self, found: Comparison) -> None:
         settings = {setting.name: setting for setting in found.settings}
         assert settings["towers.dim"].values == {"model": 16, "narrow": 4}
-        assert settings["towers.dim"].default == 64
+        assert settings["towers.dim"].default is None
         assert settings["training.epochs"].values == {"model": 2, "narrow": 1}
         assert "towers.history" not in settings
         assert "query_tower" not in settings
@@ -175,7 +175,7 @@ class TestAsJson:
         assert read["differences"]["narrow"]["ndcg@10"] == [gap.value, gap.low, gap.high]
         assert read["intervals"].keys() == {"model", "narrow"}
         dim = next(setting for setting in read["settings"] if setting["name"] == "towers.dim")
-        assert dim == {"name": "towers.dim", "default": 64, "values": {"model": 16, "narrow": 4}}
+        assert dim == {"name": "towers.dim", "default": None, "values": {"model": 16, "narrow": 4}}
         slices = read["slices"]["narrow"]
         assert len(slices["won"]) + len(slices["lost"]) <= slices["looked_at"]
         assert {"by", "label", "queries", "differences"} <= slices["lost"][0].keys()

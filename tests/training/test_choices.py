@@ -79,6 +79,7 @@ class TestAuto:
     def test_what_is_set_stays(self, ordered: Dataset) -> None:
         settings: Settings = {
             "towers": {
+                "dim": 64,
                 "history": "mean",
                 "question_time": "off",
                 "popularity": "off",

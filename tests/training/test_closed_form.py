@@ -119,7 +119,7 @@ def test_validation_decides() -> None:
     by_steps, by_form = trainer_of(solver="gradient"), trainer_of(solver="spectral")
     metrics = [each.fit().best_metric or 0.0 for each in (by_steps, by_form)]
     assert (config.training.solver == "spectral") == (metrics[1] > metrics[0])
-    assert config.towers.dim <= 16
+    assert config.towers.width <= 16
 
 
 @pytest.mark.parametrize("solver", ["gradient", "spectral"])
@@ -152,5 +152,34 @@ def test_the_width_shrinks_with_the_catalogue() -> None:
         few, config={"training": {"solver": "spectral", "threads": 1}}, baselines=["popularity"]
     )
     vectors = result.contents.item_vectors
-    assert vectors.shape[1] == 64
-    assert int((vectors.abs().sum(dim=0) > 0).sum()) <= 9
+    assert vectors.shape[1] == 8
+    assert int((vectors.abs().sum(dim=0) > 0).sum()) <= 8
+
+
+def test_rare_items_alone_are_answered_by_popularity() -> None:
+    rare = [(user, 1000 + user) for user in range(3)]  # items of one event have no embedding
+    frame = pl.concat([likes(), pl.DataFrame(rare, schema=["user", "item"], orient="row")])
+    found = train(frame, config={**QUICK, "training": {"solver": "spectral"}}, baselines=[])
+    answers = [
+        found.retriever.recommend(history=history, k=10) for history in ([1001], [1000, 1002], [])
+    ]
+    counts = dict(frame["item"].value_counts().rows())
+    assert answers[0].item_ids == answers[1].item_ids
+    assert answers[0].basis == "model"
+    assert np.mean([counts[item] for item in answers[0].item_ids]) > 2 * np.mean(
+        list(counts.values())
+    )
+
+
+def test_a_stated_width_is_that_of_the_closed_form() -> None:
+    for dim in (24, None):
+        settings = Config.from_dict({"training": {"solver": "spectral"}})
+        if dim is not None:
+            settings = settings.with_settings([f"towers.dim={dim}"])
+        task = Task.of(likes(), config=settings)
+        config, said = resolve(task.config, task.dataset)
+        trainer = Trainer(task.dataset, task.sides, config)
+        assert trainer.spectral is not None
+        assert trainer.spectral["width"] == config.towers.dim
+        assert (config.towers.dim == 24) == (dim is not None)
+        assert any("towers.dim" in choice for choice in said) == (dim is None)

@@ -89,11 +89,11 @@ def _check_sizes(contents: Contents) -> None:
     held = {size for tensor in contents.weights.values() for size in tensor.shape}
     wanted: dict[str, tuple[int, ...]] = {}
     if not contents.custom:
-        if towers.dim != width:
+        if towers.width != width:
             raise ArgumentError(
-                f"towers.dim is {towers.dim}, and the item vectors have {width} numbers"
+                f"towers.dim is {towers.width}, and the item vectors have {width} numbers"
             )
-        wanted["dim"] = (towers.dim,)
+        wanted["dim"] = (towers.width,)
     if "query" not in contents.custom:
         wanted["query_hidden"] = towers.query_widths
         if towers.history in HISTORY_ENCODERS and HISTORY_ENCODERS[towers.history].has_places:

@@ -57,7 +57,7 @@ def build_model(
         use_id: bool = True,
         sparse: bool = True,
     ) -> SideEncoder:
-        width = hidden[0] if config.block == "tanh" and hidden else config.dim
+        width = hidden[0] if config.block == "tanh" and hidden else config.width
         encoder = SideEncoder(
             transforms,
             width,
@@ -84,7 +84,7 @@ def build_model(
                 "state another kind than 'shown' in features.item, or set towers.item_id = 'on'."
             )
         encoder = encoder_of(item_transforms, config.item_hidden, use_id=item_id, sparse=sparse)
-        items = ItemTower(encoder, _block(config, config.item_hidden), config.dim)
+        items = ItemTower(encoder, _block(config, config.item_hidden), config.width)
     reads_id = item_tower is None and item_id and "id" in _meanings(item_transforms)
     if config.history_items == "ids" and not reads_id:
         raise ConfigError(
@@ -112,13 +112,13 @@ def build_model(
         queries = QueryTower(
             encoder_of(query_transforms, config.query_widths, use_id=query_id) if is_fed else None,
             history,
-            config.dim,
+            config.width,
             _block(config, config.query_widths),
             events=events,
             items=own_items,
-            since=SinceLast(config.dim, config.id_dropout) if reads_times else None,
+            since=SinceLast(config.width, config.id_dropout) if reads_times else None,
             question_time=(
-                QuestionTime(config.dim, config.id_dropout)
+                QuestionTime(config.width, config.id_dropout)
                 if config.question_time == "on"
                 else None
             ),
@@ -153,7 +153,7 @@ def least_weights(
     layers = sum(
         weight.numel() for part in parts if part is not None for weight in part.parameters()
     )
-    return rows * config.dim, layers
+    return rows * config.width, layers
 
 
 def of_another_view(model: TwoTower, config: TowersConfig) -> TwoTower:
@@ -167,7 +167,7 @@ def of_another_view(model: TwoTower, config: TowersConfig) -> TwoTower:
         Differs: what is known of an item is encoded once, since every view's histories read it, too.
     """
     assert isinstance(model.item_tower, ItemTower)
-    own = ItemTower(model.item_tower.encoder, _block(config, config.item_hidden), config.dim)
+    own = ItemTower(model.item_tower.encoder, _block(config, config.item_hidden), config.width)
     return _two_tower(config, model.query_tower, own, model.sentences)
 
 
@@ -213,8 +213,8 @@ def _block(config: TowersConfig, hidden: Sequence[int]) -> nn.Module | None:
     if not hidden:
         return None
     if config.block == "tanh":
-        return TanhMLP((*hidden, config.dim), config.dropout)
-    return SkipMLP(config.dim, hidden, config.dropout)
+        return TanhMLP((*hidden, config.width), config.dropout)
+    return SkipMLP(config.width, hidden, config.dropout)
 
 
 def _popularity(transforms: SideTransforms) -> PopularityPrior:
@@ -229,7 +229,7 @@ def _history_encoder(config: TowersConfig) -> HistoryEncoder | None:
     if config.history == "none":
         return None
     spec = HISTORY_ENCODERS[config.history]
-    return spec.build(config.dim, config.dropout, config.events_read)
+    return spec.build(config.width, config.dropout, config.events_read)
 
 
 def _meanings(transforms: SideTransforms) -> set[str]:

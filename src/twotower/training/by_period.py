@@ -130,7 +130,7 @@ def _hindrance(config: Config, dataset: Dataset, custom: tuple[str, ...]) -> str
         return "towers.item_id is 'off'"
     if config.towers.similarity == "cosine":
         return "towers.similarity is 'cosine'"
-    if config.towers.dim < 2:
+    if config.towers.width < 2:
         return "towers.dim is 1"
     if SAMPLERS[config.loss.negatives].has_stored:
         return "loss.negatives are remembered vectors"

@@ -9,7 +9,7 @@ import polars as pl
 import torch
 
 from twotower.caller import passing
-from twotower.config import EVENTS_READ, QUERY_WIDTHS, Config, LossConfig, TowersConfig
+from twotower.config import EVENTS_READ, QUERY_WIDTHS, WIDTH, Config, LossConfig, TowersConfig
 from twotower.data.dataset import Dataset, EntityTable, Interactions, Part
 from twotower.errors import ConfigError
 from twotower.features.feature_kinds import FEATURE_KINDS
@@ -21,6 +21,7 @@ from twotower.runtime import choose_device, choose_precision
 from twotower.toml import toml_value
 from twotower.towers.history_encoders import HISTORY_ENCODERS
 from twotower.training.by_period import choose_for_period
+from twotower.training.closed_form import chosen as chosen_closed_form
 from twotower.training.closed_form import no_closed_form
 from twotower.training.optimizers import OPTIMIZERS
 from twotower.vocab import as_keys
@@ -113,6 +114,9 @@ def resolve(
                 f"training.solver must not be 'spectral' where {hindrance}; use 'gradient'."
             )
         choices.decide("towers.similarity", "dot")
+        if config.towers.dim is None:
+            width = chosen_closed_form(dataset, None).width
+            choices.decide("towers.dim", width, "the best on validation")
     encodes_items = config.features.tune_sentences and _reads_sentences(config, "item")
     _choose_towers(choices, dataset, custom, encodes_items=encodes_items)
     _choose_question_time(choices, dataset)
@@ -176,6 +180,8 @@ def _choose_for_examples(choices: _Choices) -> None:
     config = choices.config
     towers = config.towers
     is_sum = config.training.examples == "sets" or config.training.solver == "spectral"
+    if towers.dim is None:
+        choices.decide("towers.dim", WIDTH)
     if towers.history_length is None:
         choices.decide("towers.history_length", EVENTS_OF_SETS if is_sum else EVENTS_READ)
     if towers.query_hidden is None:
@@ -259,10 +265,10 @@ def _choose_training(
         choices.decide("training.weight_decay", WEIGHT_DECAY)
     if training.table_optimizer == "auto":
         num_rows = max(len(dataset.items), len(dataset.queries) * (towers.query_id == "on"))
-        if num_rows * towers.dim <= ADAM_UP_TO:
+        if num_rows * towers.width <= ADAM_UP_TO:
             choices.decide("training.table_optimizer", "adam")
         else:
-            why = f"{num_rows:,} rows of {towers.dim} numbers, for each of which adam would keep two more"
+            why = f"{num_rows:,} rows of {towers.width} numbers, for each of which adam would keep two more"
             choices.decide("training.table_optimizer", "adagrad", why)
     if training.precision == "auto":
         may_round = "precision" in loss.arguments or features.tune_sentences

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from twotower.arrays import Bools, Float32s
 from twotower.config import Config
@@ -16,11 +16,14 @@ from twotower.toml import toml_value
 from twotower.towers.encoding import Encoding
 from twotower.towers.history import Bag
 from twotower.towers.model import ItemTower, QueryTower
-from twotower.vocab import FIRST_ROW
+from twotower.vocab import FIRST_ROW, UNKNOWN_ROW
 
 if TYPE_CHECKING:
     from twotower.baselines.spectral import Spectral
 
+SHARE_OF_RARE = 0.1
+"""What an event with a rare item adds of the vector of a query without events. So little changes no
+figure."""
 _SPECTRAL = "twotower.baselines.spectral"  # imported when it is called, since it imports scipy
 
 
@@ -101,7 +104,9 @@ def fill(encoding: Encoding, spectral: "Spectral") -> None:
 
     An event's embedding and an item's are the closed form's vectors, both scaled to a root mean square of 1
     over the trained items' lengths. All other features add nothing. A query without events gets the vector
-    whose scores are nearest to the logarithm of the items' popularity, by least squares.
+    whose scores are nearest to the logarithm of the items' popularity, by least squares. Events with items
+    too rare for an embedding of their own add a little of that vector, so that a history of such events
+    alone is answered, too.
 
     Args:
         encoding: Of a model that ``no_closed_form`` has nothing against, at least as wide as ``spectral``.
@@ -124,6 +129,7 @@ def fill(encoding: Encoding, spectral: "Spectral") -> None:
     start = np.linalg.lstsq(items[is_trained], logs - logs.mean(), rcond=None)[0]
     history.start.zero_()
     history.start[: len(start)] = torch.from_numpy(start)
+    _table(query_tower.items).weight[UNKNOWN_ROW] = SHARE_OF_RARE * history.start
 
 
 def _scaled(vectors: Float32s, is_trained: Bools) -> Float32s:
@@ -135,9 +141,13 @@ def _scaled(vectors: Float32s, is_trained: Bools) -> Float32s:
 def _put(encoder: SideEncoder, encoding: Encoding, vectors: Float32s) -> None:
     """Write one vector an item row into the table of an encoder's id."""
     assert encoder.id_place is not None
-    table = cast("CategoryEncoder", encoder.encoders[encoder.id_place]).table
     rows: Tensor = encoding.item_features[encoder.names[encoder.id_place]].long()
     is_known = rows >= FIRST_ROW
-    table.weight[rows[is_known], : vectors.shape[1]] = torch.from_numpy(vectors).to(rows.device)[
-        is_known
-    ]
+    found = torch.from_numpy(vectors).to(rows.device)[is_known]
+    _table(encoder).weight[rows[is_known], : vectors.shape[1]] = found
+
+
+def _table(encoder: SideEncoder) -> nn.Embedding:
+    """Return the table of an encoder's id."""
+    assert encoder.id_place is not None
+    return cast("CategoryEncoder", encoder.encoders[encoder.id_place]).table

@@ -32,7 +32,10 @@ def settled(
     if given.towers.question_time == "auto" and trainer.config.towers.question_time == "on":
         said = _with_or_without_time(trainer, done)
         teller.on_choices((said,), trainer.config)
-    if _races_closed_form(given, trainer):
+    hindrance = _no_closed_form(given, trainer)
+    if hindrance:
+        teller.on_choices((f"training.solver = 'gradient': {hindrance}",), trainer.config)
+    elif hindrance == "":
         teller.on_phase("the closed form")
         trainer, done, said = _better_solver(given, trainer, done)
         teller.on_choices((said,), trainer.config)
@@ -59,14 +62,14 @@ def _with_or_without_time(trainer: Trainer, done: Progress) -> str:
     return f"towers.question_time = 'off': {figures}"
 
 
-def _races_closed_form(given: Config, trainer: Trainer) -> bool:
-    """Return whether validation decides between training and the closed form."""
+def _no_closed_form(given: Config, trainer: Trainer) -> str | None:
+    """Return why the closed form is not tried where it could be; None where it is no matter."""
     if given.training.solver != "auto" or trainer.config.training.examples != "sets":
-        return False
-    dataset = trainer.dataset
-    return not no_closed_form(given, dataset, trainer.custom) and is_quick(
-        dataset, _stated_width(given)
-    )
+        return None
+    hindrance = no_closed_form(given, trainer.dataset, trainer.custom)
+    if not hindrance and not is_quick(trainer.dataset, given.towers.dim):
+        hindrance = "the closed form would take too long"
+    return hindrance
 
 
 def _better_solver(
@@ -92,7 +95,7 @@ def _better_solver(
 
 def _in_closed_form(given: Config, trainer: Trainer) -> tuple[Trainer, Progress]:
     """Return the model in closed form on a trainer's data."""
-    spectral = chosen_closed_form(trainer.dataset, _stated_width(given))
+    spectral = chosen_closed_form(trainer.dataset, given.towers.dim)
     values = {
         "towers.dim": spectral.width,
         "training.solver": "spectral",
@@ -101,8 +104,3 @@ def _in_closed_form(given: Config, trainer: Trainer) -> tuple[Trainer, Progress]
     config = with_values(trainer.config, values)
     other = Trainer(trainer.dataset, trainer.sides, config, spectral=settings_of(spectral))
     return other, other.fit()
-
-
-def _stated_width(config: Config) -> int | None:
-    """Return the width that the user set, or None where that is the default."""
-    return None if config.towers.dim == Config().towers.dim else config.towers.dim

@@ -190,7 +190,7 @@ class Trainer:
         """Settings of the closed form, where the weights are found by it."""
         if config.training.solver == "spectral":
             if spectral is None:
-                found = closed_form.chosen(dataset, config.towers.dim)
+                found = closed_form.chosen(dataset, config.towers.width)
             else:
                 found = closed_form.fitted(dataset, spectral)
             closed_form.fill(encodings[0], found)
@@ -455,11 +455,11 @@ class Trainer:
         of_tables = OPTIMIZERS[training.table_optimizer].bytes_of_table
         least = (BYTES_OF_LAYERS + best) * layers + (of_tables + best) * tables
         if SAMPLERS[loss.negatives].is_per_query and loss.num_negatives is not None:
-            least += 4 * (training.batch_size or 1) * loss.num_negatives * towers.dim
+            least += 4 * (training.batch_size or 1) * loss.num_negatives * towers.width
         if memory is not None and least > memory:
             raise ConfigError(
                 f"training must fit into memory, got settings that need at least {least / 1e9:,.0f} GB of "
-                f"{memory / 1e9:,.0f} GB: lower towers.dim (now {towers.dim}), towers.query_hidden, "
+                f"{memory / 1e9:,.0f} GB: lower towers.dim (now {towers.width}), towers.query_hidden, "
                 "towers.item_hidden or loss.num_negatives."
             )
 

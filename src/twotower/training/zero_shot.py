@@ -152,7 +152,7 @@ def _contents(
         "nothing is known of how good the answers are."
     )
     card = (
-        f"# Search of {dataset.name}\n\nAn untrained two-tower model of width {settings.towers.dim}, and "
+        f"# Search of {dataset.name}\n\nAn untrained two-tower model of width {settings.towers.width}, and "
         f"BM25 at a share of {served.share:g} beside it: {said}\n\n`twotower evaluate` says how good it "
         "is, if it is given searches whose right items are known.\n"
     )
