@@ -8,7 +8,7 @@ import gzip
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,11 @@ class PublicSet:
 
 
 def read(name: str) -> PublicSet:
-    """Return one of ``SETS``."""
-    return SETS[name]()
+    """Return one of ``SETS``; ``NAME-random`` is one without its order, split at random."""
+    found = SETS[name.removesuffix("-random")]()
+    if not name.endswith("-random"):
+        return found
+    return replace(found, settings={"split": {"kind": "random"}})
 
 
 def _lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:
@@ -52,6 +55,12 @@ def _lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:
 def _movielens(name: str) -> PublicSet:
     tables = movielens.fetch(name)
     return PublicSet(tables.interactions, tables.items, tables.queries)
+
+
+def _shuffled(data: PublicSet) -> PublicSet:
+    """Return a set with its lines in a random order, which decides between events of one second."""
+    assert isinstance(data.interactions, pl.DataFrame)
+    return replace(data, interactions=data.interactions.sample(fraction=1.0, shuffle=True, seed=0))
 
 
 def _latest_small() -> PublicSet:
@@ -224,6 +233,7 @@ def _smart(path: Path) -> list[str]:
 SETS: dict[str, Callable[[], PublicSet]] = {
     "movielens-100k": lambda: _movielens("movielens-100k"),
     "movielens-1m": lambda: _movielens("movielens-1m"),
+    "movielens-1m-shuffled": lambda: _shuffled(_movielens("movielens-1m")),
     "ml-latest-small": _latest_small,
     "lastfm-sequences": lambda: _sequences("LastFM"),
     "lastfm-lightgcn": _lightgcn_lastfm,

@@ -520,7 +520,9 @@ def test_set_tells_all_mistakes_at_once() -> None:
         malformed + repr(setting)
         for setting in ("towers.dim", "dim=3", "towers..dim=3", "=3", 'features.item."open=tags')
     ]
-    assert problems[5] == "settings must name a field, got 'towers.dropout.x.y=3', which goes deeper"
+    assert (
+        problems[5] == "settings must name a field, got 'towers.dropout.x.y=3', which goes deeper"
+    )
     assert set(problems[6:]) == {
         "towers.dimm: unknown key; did you mean 'dim'?",
         "trainig: unknown key; did you mean 'training'?",
