@@ -1,6 +1,7 @@
 """A model in closed form: the vectors of the baseline, in towers, without a step of training."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import torch
 
 from twotower import Trained, train, tune
 from twotower.baselines.spectral import Spectral
-from twotower.config import Config
+from twotower.config import Config, TowersConfig
 from twotower.data.dataset import Part
+from twotower.doctor.model_training import check_negatives
 from twotower.errors import ConfigError
 from twotower.histories import Histories
 from twotower.report.html_report import write_report
+from twotower.towers.build import least_weights
+from twotower.training.callbacks import Callback
 from twotower.training.choices import resolve
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
@@ -183,3 +187,45 @@ def test_a_stated_width_is_that_of_the_closed_form() -> None:
         assert trainer.spectral["width"] == config.towers.dim
         assert (config.towers.dim == 24) == (dim is not None)
         assert any("towers.dim" in choice for choice in said) == (dim is None)
+
+
+class Said(Callback):
+    """Keeps the choices that it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def on_choices(self, choices: tuple[str, ...], config: Config) -> None:  # noqa: ARG002
+        self.said += choices
+
+
+def test_other_seeds_and_events_are_told_as_what_they_are() -> None:
+    told = Said()
+    config = {**QUICK, "training": {"solver": "spectral"}}
+    found = train(likes(), config=config, baselines=[], seeds=3, refit=True, progress=told)
+    assert "seeds" not in found.figures
+    assert "seeds: the closed form is the same with every seed" in told.said
+    events = "the training and validation events together"
+    assert f"refit: the closed form is found once more, from {events}" in told.said
+
+
+def test_one_that_takes_too_long_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twotower.baselines.spectral.is_quick", lambda *given: False)  # noqa: ARG005
+    told = Said()
+    found = train(likes(), config=QUICK, baselines=[], progress=told)
+    assert found.contents.config.training.solver == "gradient"
+    assert "training.solver = 'gradient': the closed form would take too long" in told.said
+
+
+@pytest.mark.parametrize("solver", ["gradient", "spectral"])
+def test_the_doctor_finds_no_false_negatives_in_sets(solver: str) -> None:
+    settings = {**QUICK, "training": {**QUICK["training"], "solver": solver}}
+    found = train(likes(), config=settings, baselines=[])
+    assert not list(check_negatives(found.contents, found.dataset, reads_history=True))
+
+
+def test_the_second_table_of_the_items_counts() -> None:
+    config = TowersConfig(dim=8, history="bag", query_hidden=())
+    alone = least_weights(replace(config, history_items="tower"), 1000, 10)
+    both = least_weights(replace(config, history_items="separate"), 1000, 10)
+    assert both[0] - alone[0] == 8000

@@ -67,9 +67,11 @@ def check_negatives(
         dataset: The data set that it remembers.
         reads_history: Whether the model reads histories; those are what ``mask_known`` masks.
     """
-    config = contents.config.loss
+    config, training = contents.config.loss, contents.config.training
     if not SAMPLERS[config.negatives].is_shared:
         return
+    if training.solver == "spectral" or training.examples == "sets":
+        return  # all items of a query are in its history or wanted at once
     share = false_negative_share(contents, dataset, reads_history=reads_history)
     if share >= MANY_FALSE and contents.view is None:  # views are trained without the mask
         # With the mask, the false negatives that remain are future events, which the model must tell

@@ -146,6 +146,7 @@ def least_weights(
     with torch.device("meta"):  # shapes alone
         if "query" not in custom:
             rows += num_queries * (config.query_id == "on")
+            rows += num_items * (config.history != "none" and config.history_items == "separate")
             parts += [_history_encoder(config), _block(config, config.query_widths)]
         if "item" not in custom:
             rows += num_items * (config.item_id == "on")

@@ -76,8 +76,10 @@ def finish(
     again = None
     if learnt is not None and not done.interrupted:
         events = "all events" if learnt == "all" else "the training and validation events together"
-        said = f"trained once more on {events}, for as many epochs as validation chose"
-        bar.on_choices((f"refit: {said} ({done.best_epoch})",), config)
+        said = f"trained once more on {events}, for as many epochs as validation chose ({done.best_epoch})"
+        if trainer.spectral is not None:
+            said = f"the closed form is found once more, from {events}"
+        bar.on_choices((f"refit: {said}",), config)
         bar.on_phase(
             f"training on {'all' if learnt == 'all' else 'training and validation'} events"
         )
@@ -109,7 +111,9 @@ def finish(
             tell(figures, learnt, done.best_epoch)
         if task.private:
             groups_of_many(figures)
-        if seeds > 1 and not interrupted:
+        if seeds > 1 and trainer.spectral is not None:
+            bar.on_choices(("seeds: the closed form is the same with every seed",), config)
+        elif seeds > 1 and not interrupted:
             figures["seeds"] = spread_over_seeds(
                 figures["model"], seeds, task, config, untrained, bar, refit=is_refit
             )
