@@ -22,6 +22,13 @@ from rich.table import Table
 
 from twotower.config import Config
 from twotower.serving.bundle import Contents
+from twotower.training.callbacks import Callback
+from twotower.training.checkpoints import Progress
+from twotower.training.choices import resolve
+from twotower.training.race import open_heats, train_best
+from twotower.training.settling import settled
+from twotower.training.task import Task
+from twotower.training.trainer import Trainer
 from twotower.version import __version__
 
 OUT = Path(__file__).parent / "out"
@@ -181,6 +188,51 @@ def add_training_arguments(parser: ArgumentParser) -> None:
         "--again", action="store_true", help="ignore finished runs and compute them again"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+@dataclass(frozen=True)
+class Default:
+    """What ``train`` trains with some settings, and what validation decided.
+
+    Args:
+        trainer: Holding the best weights.
+        progress: Its progress.
+        said: A sentence for each choice.
+        seconds: Of the winner's epochs with their validations, and of those of what lost.
+    """
+
+    trainer: Trainer
+    progress: Progress
+    said: list[str]
+    seconds: dict[str, float]
+
+
+class _Said(Callback):
+    def __init__(self) -> None:
+        self.choices: list[str] = []
+
+    def on_choices(self, choices: tuple[str, ...], config: Config) -> None:  # noqa: ARG002
+        self.choices += choices
+
+
+def default_of(task: Task, given: Config) -> Default:
+    """Train as ``train`` does: a race where something is open, its winner, and what needs no training."""
+    config, choices = resolve(given, task.dataset)
+    teller = _Said()
+    first = Trainer(task.dataset, task.sides, config)
+    raced = train_best(given, first, open_heats(given, config, task.dataset), bar=teller)
+    trainer, progress = settled(given, raced.trainer, raced.done, teller)
+    log = raced.done.log
+    lost = [
+        each["seconds"]
+        for record in log
+        if record.get("event") == "race"
+        for each in record["compared"]
+        if each["value"] != record["chosen"]
+    ]
+    winner = [r["seconds"] + r["validation_seconds"] for r in log if "loss" in r]
+    seconds = {"winner": sum(winner), "losers": sum(lost)}
+    return Default(trainer, progress, [*choices, *teller.choices], seconds)
 
 
 def digest_of(config: Config) -> str:

@@ -26,15 +26,12 @@ import numpy as np
 import numpy.typing as npt
 
 import public_sets
-from common import RESULTS, cached, is_kept, report
+from common import RESULTS, cached, default_of, is_kept, report
 from twotower import Config
 from twotower.data.dataset import Part
 from twotower.evaluation.intervals import difference_intervals, mean_intervals
 from twotower.evaluation.ranking import evaluate
-from twotower.training.choices import resolve
-from twotower.training.race import open_heats, train_best
 from twotower.training.task import Task
-from twotower.training.trainer import Trainer
 
 ENCODERS = ("transformer", "pooled", "sasrec", "gru", "attention", "recency", "mean")
 METRICS = ("hit_rate@10", "ndcg@10", "hit_rate@20", "mrr@20")
@@ -65,11 +62,9 @@ def run(name: str, encoder: str, seed: int) -> dict[str, Any]:
     task = task_of(name)
     settings = [f"towers.history={encoder}", f"training.seed={seed}", "training.threads=1"]
     given = task.config.with_settings(settings)
-    config, _ = resolve(given, task.dataset)
     started = time.process_time()
-    trainer = Trainer(task.dataset, task.sides, config)
-    raced = train_best(given, trainer, open_heats(given, config, task.dataset))
-    trainer, progress = raced.trainer, raced.done
+    default = default_of(task, given)
+    trainer, progress = default.trainer, default.progress
     seconds = time.process_time() - started
     found = evaluate(
         trainer.scorer(),

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 import public_sets
-from common import RESULTS, cached, is_kept, report
+from common import RESULTS, cached, default_of, is_kept, report
 from objective import differences
 from twotower.baselines.specs import fit_baselines
 from twotower.config import Config
@@ -35,12 +35,7 @@ from twotower.data.dataset import Part
 from twotower.evaluation.figures import methods
 from twotower.evaluation.intervals import difference_intervals, mean_intervals
 from twotower.evaluation.ranking import Scorer, evaluate_on
-from twotower.training.callbacks import Callback
-from twotower.training.choices import resolve
-from twotower.training.race import open_heats, train_best
-from twotower.training.settling import settled
 from twotower.training.task import Task
-from twotower.training.trainer import Trainer
 
 ORDERED = ("movielens-100k", "movielens-1m", "ml-latest-small", "beauty", "lastfm-sequences")
 NAMES = (
@@ -66,40 +61,16 @@ def task(name: str) -> Task:
     )
 
 
-class Said(Callback):
-    """Keeps what validation decided."""
-
-    def __init__(self) -> None:
-        self.choices: list[str] = []
-
-    def on_choices(self, choices: tuple[str, ...], config: Config) -> None:  # noqa: ARG002
-        """Keep the sentences."""
-        self.choices += choices
-
-
 def of_default(name: str, seed: int, part: Part) -> dict[str, Any]:
     """Return the values of the default model, and how it was trained."""
     found = task(name)
     given = found.config.with_settings([f"training.seed={seed}", "training.threads=1"])
-    config, choices = resolve(given, found.dataset)
-    said = Said()
-    first = Trainer(found.dataset, found.sides, config)
-    raced = train_best(given, first, open_heats(given, config, found.dataset), teller=said)
-    trainer, done = settled(given, raced.trainer, raced.done, said)
-    log = raced.done.log
-    winner = sum(r["seconds"] + r["validation_seconds"] for r in log if "loss" in r)
-    lost = sum(
-        each["seconds"]
-        for record in log
-        if record.get("event") == "race"
-        for each in record["compared"]
-        if each["value"] != record["chosen"]
-    )
-    return values_of(name, trainer.scorer(), part) | {
-        "chosen": [*choices, *said.choices],
-        "valid": done.best_metric,
-        "best_epoch": done.best_epoch,
-        "seconds": {"winner": winner, "losers": lost},
+    default = default_of(found, given)
+    return values_of(name, default.trainer.scorer(), part) | {
+        "chosen": default.said,
+        "valid": default.progress.best_metric,
+        "best_epoch": default.progress.best_epoch,
+        "seconds": default.seconds,
     }
 
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 import public_sets
-from common import cached, digest_of, report
+from common import cached, default_of, digest_of, report
 from objective import differences
 from public_sets import PublicSet
 from twotower.baselines.specs import fit_baselines
@@ -34,9 +34,7 @@ from twotower.data.dataset import Part
 from twotower.data.sources.synthetic import World, WorldConfig
 from twotower.evaluation.known_events import EVENTS, CutShort
 from twotower.evaluation.ranking import Scorer, evaluate_on
-from twotower.training.choices import resolve
 from twotower.training.task import Task
-from twotower.training.trainer import Trainer
 
 WORLD = "synthetic-world"
 NAMES = ("movielens-100k", "movielens-1m", "ml-latest-small", WORLD)
@@ -71,14 +69,11 @@ def configured(name: str, method: str, seed: int, threads: int) -> Config:
 def of_model(name: str, method: str, seed: int, threads: int, part: Part) -> dict[str, Any]:
     """Return the values of a model, and how it was trained."""
     found = task(name)
-    config, choices = resolve(configured(name, method, seed, threads), found.dataset)
-    trainer = Trainer(found.dataset, found.sides, config)
-    progress = trainer.fit()
-    epochs = [record for record in progress.log if "epoch" in record]
-    return values_of(name, trainer.scorer(), part) | {
-        "chosen": [*choices, trainer.objectives[0].said],
-        "best_epoch": progress.best_epoch,
-        "seconds": sum(record["seconds"] + record["validation_seconds"] for record in epochs),
+    default = default_of(found, configured(name, method, seed, threads))
+    return values_of(name, default.trainer.scorer(), part) | {
+        "chosen": [*default.said, default.trainer.objectives[0].said],
+        "best_epoch": default.progress.best_epoch,
+        "seconds": sum(default.seconds.values()),
     }
 
 

@@ -8,10 +8,6 @@ trained in an environment of its own by ``peer_models/recbole_lightgcn.py`` on t
 the same tenth of each listener's events held out for validation. The whole catalogue is ranked but for the
 listener's own events, those of the validation included; both are measured by us. The means are over the
 seeds; the intervals are those of the first, and of the mean difference, paired by listener.
-
-Ours stands there twice: with nothing set, and with ``towers.query_hidden=[]``, a linear mix, which is
-better on the validation of these data (NDCG@10 .129 for .117) and not on that of others without an order
-(Book-Crossing .033 for .037 after four epochs), so that it is no default.
 """
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
@@ -25,19 +21,16 @@ import numpy as np
 import numpy.typing as npt
 
 import public_sets
-from common import cached, report
+from common import cached, default_of, report
 from peers import Peer, answers_of
 from twotower import Config
 from twotower.data.dataset import KNOWN, Part
 from twotower.evaluation.intervals import difference_intervals, mean_intervals
 from twotower.evaluation.metrics import ndcg_at_k, recall_at_k
 from twotower.evaluation.ranking import evaluate
-from twotower.training.choices import resolve
 from twotower.training.task import Task
-from twotower.training.trainer import Trainer
 from twotower.vocab import FIRST_ROW
 
-LINEAR = "twotower, a linear mix"
 NAME, K = "lastfm-lightgcn", 20
 METRICS = (f"recall@{K}", f"ndcg@{K}")
 
@@ -49,23 +42,21 @@ def task() -> Task:
     return Task.of(data.interactions, config=Config.from_dict(data.settings), name=NAME)
 
 
-def ours(seed: int, *more: str) -> dict[str, Any]:
-    """Return the values of the test queries, with nothing set but ``more``."""
+def ours(seed: int) -> dict[str, Any]:
+    """Return the values of the test queries, with nothing set."""
     found = task()
-    settings = [f"training.seed={seed}", "training.threads=1", *more]
-    config, choices = resolve(found.config.with_settings(settings), found.dataset)
-    trainer = Trainer(found.dataset, found.sides, config)
-    progress = trainer.fit()
+    settings = [f"training.seed={seed}", "training.threads=1"]
+    default = default_of(found, found.config.with_settings(settings))
     values = evaluate(
-        trainer.scorer(),
+        default.trainer.scorer(),
         found.dataset.cases(Part.TEST),
         (K,),
         num_item_rows=found.dataset.items.ids.num_rows,
         remove_seen=True,
     ).values
     return {
-        "choices": choices,
-        "seconds": sum(record["seconds"] for record in progress.log),
+        "choices": default.said,
+        "seconds": sum(default.seconds.values()),
         "values": {metric: values[metric].tolist() for metric in METRICS},
     }
 
@@ -116,7 +107,6 @@ def main() -> None:
     means: dict[str, dict[str, npt.NDArray[np.float64]]] = {}
     runs: dict[str, Callable[[int], dict[str, Any]]] = {
         "twotower": ours,
-        LINEAR: lambda seed: ours(seed, "towers.query_hidden=[]"),
         "RecBole LightGCN": theirs,
     }
     for name, train in runs.items():

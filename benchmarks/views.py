@@ -30,7 +30,7 @@ import numpy.typing as npt
 import polars as pl
 
 import public_sets
-from common import RESULTS, cached, is_kept, report
+from common import RESULTS, cached, default_of, is_kept, report
 from twotower import Config, View
 from twotower.baselines.item_knn import choose_item_knn
 from twotower.baselines.popularity import Popularity
@@ -39,9 +39,7 @@ from twotower.config import ViewConfig
 from twotower.data.dataset import Dataset, Part
 from twotower.evaluation.ranking import Scorer
 from twotower.evaluation.sampled_candidates import random_candidates
-from twotower.training.choices import resolve
 from twotower.training.task import Task
-from twotower.training.trainer import Trainer
 
 K, NEGATIVES, DRAWS = 10, 999, 2_000
 SETS = ("disencdr", "disencdr-cold", "cdrib")
@@ -84,19 +82,14 @@ def scorers_of(name: str, method: str, seed: int) -> dict[str, tuple[Scorer, Dat
         found: dict[str, tuple[Scorer, Dataset]] = {}
         for view, tables in parts.items():
             task = Task.of(tables, config=config)
-            settings, _ = resolve(task.config, task.dataset)
-            trainer = Trainer(task.dataset, task.sides, settings)
-            trainer.fit()
-            found[view] = (trainer.scorer(), task.dataset)
+            found[view] = (default_of(task, task.config).trainer.scorer(), task.dataset)
         return found
     config = replace(config, views=tuple(ViewConfig(name=view) for view in parts))
     task = Task.of_views({view: View(tables) for view, tables in parts.items()}, config=config)
     datasets = {view: task.dataset.view(view) for view in parts}
     if method in ("joint", LINEAR):
         chosen = task.config.with_settings(MIX) if method == LINEAR else task.config
-        settings, _ = resolve(chosen, task.dataset)
-        both = Trainer(task.dataset, task.sides, settings)
-        both.fit()
+        both = default_of(task, chosen).trainer
         return {v: (o.scorer(), o.dataset) for v, o in zip(parts, both.objectives, strict=True)}
     num_rows = task.dataset.items.ids.num_rows
     if method == "popularity":
