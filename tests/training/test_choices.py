@@ -12,7 +12,7 @@ from twotower.data.dataset import Dataset
 from twotower.data.preparation import prepare
 from twotower.data.splits import split
 from twotower.errors import ConfigError
-from twotower.training import choices
+from twotower.training import choices, choices_of_examples
 from twotower.training.choices import resolve
 
 Settings = dict[str, dict[str, Any]]
@@ -172,7 +172,7 @@ class TestAuto:
         negatives: str,
     ) -> None:
         """Items that no training event names do not count: they are no candidates."""
-        monkeypatch.setattr("twotower.training.choices.ALL_ITEMS_UP_TO", limit)
+        monkeypatch.setattr("twotower.training.choices_of_examples.ALL_ITEMS_UP_TO", limit)
         config, said = resolved(ordered, {"loss": {"kind": kind}})
         assert config.loss.negatives == negatives
         assert any(s.startswith(f"loss.negatives = {negatives!r}: ") for s in said)
@@ -197,7 +197,7 @@ class TestAuto:
     def test_whole_histories_are_not_each_others_negatives(
         self, ordered: Dataset, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("twotower.training.choices.ALL_ITEMS_UP_TO", 3)
+        monkeypatch.setattr("twotower.training.choices_of_examples.ALL_ITEMS_UP_TO", 3)
         for history, negatives in (("transformer", "popularity"), ("pooled", "mixed")):
             config, _ = resolved(ordered, {"towers": {"history": history}})
             assert config.loss.negatives == negatives
@@ -209,7 +209,9 @@ class TestAuto:
         self, ordered: Dataset, length: int, size: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Each of 40 queries has 6 training events, of which a window reads ``length`` at most."""
-        monkeypatch.setattr("twotower.training.choices.STEPS", 0.1)  # as if there were many events
+        monkeypatch.setattr(
+            "twotower.training.choices_of_examples.STEPS", 0.1
+        )  # as if there were many events
         towers = {"history": "transformer", "history_length": length}
         config, said = resolved(ordered, {"towers": towers})
         assert config.training.batch_size == size
@@ -219,7 +221,7 @@ class TestAuto:
     def test_few_events_make_smaller_batches_of_whole_histories(
         self, ordered: Dataset, steps: float, size: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("twotower.training.choices.STEPS", steps)
+        monkeypatch.setattr("twotower.training.choices_of_examples.STEPS", steps)
         config, said = resolved(ordered, {"towers": {"history": "transformer"}})
         assert config.training.batch_size == size
         assert any("240 training events are few" in sentence for sentence in said)
@@ -312,7 +314,7 @@ class TestRefusals:
             resolved(ordered, {"training": {"examples": "sets"}})
 
     def test_too_many_items_for_sets(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(choices, "SETS_UP_TO", 3)
+        monkeypatch.setattr(choices_of_examples, "SETS_UP_TO", 3)
         config, _ = resolved(dataset_of(ordered=False), {})
         assert config.training.examples == "pairs"
         assert config.towers.history_items == "tower"
@@ -367,7 +369,7 @@ class TestNumbers:
     def test_long_texts_are_not_all_encoded_in_each_step(
         self, ordered: Dataset, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(choices, "ALL_TOKENS_UP_TO", 20 * 200)
+        monkeypatch.setattr(choices_of_examples, "ALL_TOKENS_UP_TO", 20 * 200)
 
         def negatives(text: str, kind: str) -> tuple[str, str]:
             frame = ordered.items.frame.with_columns(body=pl.lit(text))

@@ -17,7 +17,7 @@ from twotower.data.splits import split
 from twotower.errors import ConfigError
 from twotower.serving.retriever import Retriever
 from twotower.training.callbacks import Callback
-from twotower.training.choices import resolve, value_of
+from twotower.training.choices import resolve
 from twotower.training.pipeline import train
 from twotower.training.race import (
     EARLY_EPOCHS,
@@ -27,6 +27,7 @@ from twotower.training.race import (
     RACE_FROM,
     open_heats,
 )
+from twotower.training.settings import value_of
 from twotower.training.task import Task
 from twotower.training.trained import Trained
 from twotower.training.trainer import Trainer, TrainingDivergedError

@@ -13,7 +13,8 @@ from twotower.data.sources.synthetic import SyntheticTables
 from twotower.data.splits import split
 from twotower.features.schema import infer_features
 from twotower.features.transforms import Sides, SideTransforms
-from twotower.training.choices import resolve, value_of, with_values
+from twotower.training.choices import resolve
+from twotower.training.settings import value_of, with_values
 from twotower.training.study import (
     SEARCHED,
     from_param,

@@ -21,9 +21,9 @@ from twotower.features.transforms import SideTransforms
 from twotower.features.windows import WindowsEncoder
 from twotower.serving.bundle import Contents, EventContents, SideContents
 from twotower.training.checkpoints import Progress
-from twotower.training.choices import with_values
 from twotower.training.objective import Objective
 from twotower.training.private import LIMITS
+from twotower.training.settings import with_values
 from twotower.training.trainer import Trainer
 from twotower.vocab import FIRST_ROW, Vocabulary, rows_of_lines
 

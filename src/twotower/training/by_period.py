@@ -1,7 +1,5 @@
 """What a test of a later period asks for: all that follows a moment, of known queries and of new ones."""
 
-from typing import Any, Protocol
-
 import numpy as np
 
 from twotower.arrays import Floats
@@ -11,20 +9,12 @@ from twotower.config import Config
 from twotower.data.dataset import Dataset, Interactions, Part
 from twotower.errors import ConfigError
 from twotower.losses.samplers import SAMPLERS
+from twotower.training.settings import Choices
 
 DAY = 86_400.0
 SHARES = (1000.0, 1 / 4, 1 / 16, 1 / 64, 1 / 256)
 """Half-lives that are tried, as shares of the time from the first training event to the last; by the first
 nothing fades."""
-
-
-class Choices(Protocol):
-    """The settings as far as they are decided."""
-
-    config: Config
-
-    def decide(self, name: str, value: Any, why: str = "") -> None:
-        """Set ``section.field``, and note why unless there is nothing to say."""
 
 
 def choose_for_period(

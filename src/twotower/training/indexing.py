@@ -21,7 +21,7 @@ from twotower.index.base import Index
 from twotower.index.two_pass import exact_index
 from twotower.serving.bundle import Contents
 from twotower.serving.loading import with_reserved_rows
-from twotower.training.choices import with_values
+from twotower.training.settings import with_values
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 
 APPROXIMATE_FROM = 500_000

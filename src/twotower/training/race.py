@@ -16,7 +16,8 @@ from twotower.toml import toml_value
 from twotower.training.bundle_contents import fingerprint
 from twotower.training.callbacks import Callback, Callbacks, Deadline, too_short
 from twotower.training.checkpoints import Progress, WorkFolder
-from twotower.training.choices import resolve, value_of, with_values
+from twotower.training.choices import resolve
+from twotower.training.settings import value_of, with_values
 from twotower.training.trainer import Trainer, TrainingDivergedError
 
 HEAT_EPOCHS = 4

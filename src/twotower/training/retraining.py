@@ -16,7 +16,7 @@ from twotower.evaluation.figures import KS
 from twotower.evaluation.ranking import evaluate_on
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
-from twotower.training.choices import with_values
+from twotower.training.settings import with_values
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
 

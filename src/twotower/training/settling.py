@@ -7,9 +7,9 @@ from twotower.errors import ConfigError
 from twotower.towers.model import QueryTower
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
-from twotower.training.choices import with_values
 from twotower.training.closed_form import chosen as chosen_closed_form
 from twotower.training.closed_form import is_quick, no_closed_form, settings_of
+from twotower.training.settings import with_values
 from twotower.training.trainer import Trainer
 
 

@@ -21,7 +21,7 @@ from twotower.losses.samplers import SAMPLERS
 from twotower.toml import parse_value, toml_value
 from twotower.towers.history_encoders import HISTORY_ENCODERS
 from twotower.training.checkpoints import Progress, WorkFolder
-from twotower.training.choices import value_of
+from twotower.training.settings import value_of
 
 if TYPE_CHECKING:
     import optuna

@@ -19,11 +19,12 @@ from twotower.training import study as studies
 from twotower.training.bundle_contents import fingerprint
 from twotower.training.callbacks import Callback, Callbacks, Deadline, check_minutes, too_short
 from twotower.training.checkpoints import Progress
-from twotower.training.choices import resolve, value_of, with_values
+from twotower.training.choices import resolve
 from twotower.training.finish import finish
 from twotower.training.indexing import check_index
 from twotower.training.notebook import callback_of
 from twotower.training.race import Race, open_heats
+from twotower.training.settings import value_of, with_values
 from twotower.training.settling import settled
 from twotower.training.task import Given, Task
 from twotower.training.trained import Trained

@@ -23,7 +23,8 @@ from twotower.recipes import recipe
 from twotower.runtime import choose_device
 from twotower.serving.bundle import Contents, SideContents, check_output, write_bundle
 from twotower.serving.retriever import Retriever
-from twotower.training.choices import resolve, with_values
+from twotower.training.choices import resolve
+from twotower.training.settings import with_values
 from twotower.training.task import name_of
 from twotower.training.trainer import untrained
 from twotower.vocab import FIRST_ROW, Vocabulary
