@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from twotower.caller import argument
-from twotower.config import QUERY_WIDTHS, Config
+from twotower.config import QUERY_WIDTHS, WIDTH, Config
 from twotower.data.dataset import Dataset, Part
 from twotower.errors import ArgumentError, NothingLearntError
 from twotower.losses.loss_kinds import LOSSES
@@ -46,6 +46,10 @@ def _tries_linear(chosen: Config, dataset: Dataset) -> bool:
     return bool(dataset.views) and chosen.towers.query_hidden == QUERY_WIDTHS
 
 
+def _tries_wide(chosen: Config, dataset: Dataset) -> bool:
+    return bool(dataset.views) and chosen.towers.history != "none" and not dataset.ordered
+
+
 def _tries_ids(chosen: Config, dataset: Dataset) -> bool:
     if not dataset.ordered or chosen.towers.history == "none":
         return False
@@ -76,6 +80,7 @@ class Heat:
 
 HEATS = (
     Heat("towers.query_hidden", (QUERY_WIDTHS, ()), None, _tries_linear),
+    Heat("towers.dim", (WIDTH, 2 * WIDTH), None, _tries_wide),
     Heat("towers.history", ("pooled", "transformer"), "auto", _tries_transformer),
     Heat("towers.similarity", ("dot", "cosine"), "auto", _tries_cosine),
     Heat("towers.query_id", ("off", "on"), "auto", _tries_ids),
