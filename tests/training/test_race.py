@@ -354,7 +354,8 @@ ENCODERS, SIMILARITY, IDS = ("towers.history",), ("towers.similarity",), ("tower
         ({"towers": {"history": "gru"}}, {}, SIMILARITY + IDS),
         ({"towers": {"similarity": "cosine"}}, {}, ENCODERS + IDS),
         ({"towers": {"temperature": 0.1}}, {}, ENCODERS + IDS),
-        ({"loss": {"kind": "bce"}}, {}, ENCODERS + IDS),
+        ({"loss": {"kind": "bce"}}, {}, IDS),  # labels are read event by event
+        ({"towers": {"history_length": 201}}, {}, SIMILARITY + IDS),
         ({"data": {"order": "none"}}, {}, ()),
     ],
     ids=str,

@@ -75,16 +75,8 @@ def batch_size_of(examples: str, towers: TowersConfig, train: Interactions) -> t
 
 def examples_of(config: Config, dataset: Dataset, num_items: int, custom: tuple[str, ...]) -> str:
     """Return what the examples of a batch are: single events, whole histories, or sets without an order."""
-    given, towers, loss = config.training.examples, config.towers, config.loss
-    hindrance = ""
-    if towers.history == "none":
-        hindrance = "towers.history is 'none': there is no history to train the prefixes of"
-    elif not dataset.ordered:
-        hindrance = "the events have no order"
-    elif _reads_labels(loss):
-        hindrance = "labels and impressions are read event by event"
-    elif dataset.views and towers.view_dropout:
-        hindrance = "towers.view_dropout hides events example by example"
+    given, towers = config.training.examples, config.towers
+    hindrance = no_prefixes(config, dataset)
     if given == "prefixes" and hindrance:
         raise ConfigError(
             f"training.examples must not be 'prefixes' where {hindrance}; use 'pairs'."
@@ -99,6 +91,20 @@ def examples_of(config: Config, dataset: Dataset, num_items: int, custom: tuple[
     # A pooled history costs little an example, and batches of whole histories are less mixed.
     is_sequential = not hindrance and HISTORY_ENCODERS[towers.history].is_sequential
     return "prefixes" if is_sequential else "pairs"
+
+
+def no_prefixes(config: Config, dataset: Dataset) -> str:
+    """Return why whole histories cannot be the examples, or nothing; the history is decided."""
+    towers = config.towers
+    if towers.history == "none":
+        return "towers.history is 'none': there is no history to train the prefixes of"
+    if not dataset.ordered:
+        return "the events have no order"
+    if _reads_labels(config.loss):
+        return "labels and impressions are read event by event"
+    if dataset.views and towers.view_dropout:
+        return "towers.view_dropout hides events example by example"
+    return ""
 
 
 def _no_sets(config: Config, dataset: Dataset, num_items: int, custom: tuple[str, ...]) -> str:

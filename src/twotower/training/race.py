@@ -17,6 +17,7 @@ from twotower.training.bundle_contents import fingerprint
 from twotower.training.callbacks import Callback, Callbacks, Deadline, too_short
 from twotower.training.checkpoints import Progress, WorkFolder
 from twotower.training.choices import resolve
+from twotower.training.choices_of_examples import no_prefixes
 from twotower.training.settings import value_of, with_values
 from twotower.training.trainer import Trainer, TrainingDivergedError
 
@@ -26,6 +27,8 @@ EARLY_EPOCHS, EARLY_SHARE = 2, 0.85
 """Epochs after which a setting has lost with less than this share of the other's validation metric."""
 RACE_FROM = 100
 """Validation cases from which there is a race. By fewer, nothing is to be told."""
+LONGEST_RACED = 200
+"""Events of a history up to which the transformer is tried: its cost grows with their square."""
 IDS_FROM = 20
 """Training events per query from which an id may know more than the events that the history reads."""
 IDS_UP_TO = 300_000
@@ -33,7 +36,9 @@ IDS_UP_TO = 300_000
 
 
 def _tries_transformer(chosen: Config, dataset: Dataset) -> bool:
-    return dataset.ordered and chosen.towers.history in ("pooled", "transformer")
+    # On single events, and on long histories, its epochs take many times as long.
+    is_quick = chosen.towers.events_read <= LONGEST_RACED and not no_prefixes(chosen, dataset)
+    return is_quick and chosen.towers.history in ("pooled", "transformer")
 
 
 def _tries_cosine(chosen: Config, dataset: Dataset) -> bool:
