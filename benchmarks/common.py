@@ -228,7 +228,7 @@ def default_of(task: Task, given: Config) -> Default:
         for record in log
         if record.get("event") == "race"
         for each in record["compared"]
-        if each["value"] != record["chosen"]
+        if each["value"] != record["chosen"] and "seconds" in each
     ]
     winner = [r["seconds"] + r["validation_seconds"] for r in log if "loss" in r]
     seconds = {"winner": sum(winner), "losers": sum(lost)}

@@ -208,6 +208,20 @@ def test_the_race_is_told(race: Race) -> None:
         assert record["chosen"] == max(record["compared"], key=lambda each: each["metric"])["value"]
 
 
+def test_the_report_says_what_validation_decided(race: Race, tmp_path: Path) -> None:
+    race.trained.report(tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "Settings that validation decided, by NDCG@10" in page
+    for record in log_of(race.trained):
+        if "event" in record:
+            best, other = sorted(record["compared"], key=lambda each: -each["metric"])
+            figures = (
+                f"{best['value']} {best['metric']:.4f}, {other['value']} {other['metric']:.4f}"
+            )
+            words = f"{best['value']} ({figures} after {record['epochs']} epochs)"
+            assert f"<code>{record['setting']}</code></dt><dd>{words}</dd>" in page
+
+
 def test_loggers_follow_the_winner_alone(race: Race) -> None:
     told, logger = race.told, race.logger
     assert told.starts == [0, 0, 2, 0, 2, 0]

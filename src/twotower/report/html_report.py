@@ -13,7 +13,7 @@ from twotower.report.figures_reader import Reading, number, whole
 from twotower.report.html_files import render, write_page
 from twotower.report.sections import examples, groups, methods, model, profile, training, verdict
 from twotower.report.svg import svg_of
-from twotower.report.wording import Say, speaker, translated
+from twotower.report.wording import Say, metric_name, speaker, translated
 from twotower.serving.retriever import Bundle, Retriever
 from twotower.serving.titles import Titles, clean
 from twotower.vocab import FIRST_ROW
@@ -95,6 +95,8 @@ def write_report(
             among_labels=among_labels,
             solver=contents.config.training.solver,
         ),
+        decided=training.decided(contents.log, say),
+        decided_lead=say("decided", metric=metric_name(say, contents.config.training.metric)),
         exposure=methods.exposure_charts(reading, say),
         exposure_table=methods.exposure_table(reading, say),
         map=_map(model.item_map(retriever, titles), contents.num_items, say),

@@ -1,6 +1,6 @@
 """What ``auto`` leaves open, settled by a race: settings train side by side, and the better goes on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -242,14 +242,7 @@ class Race:
             best.progress.interrupt()
             return
         figures = {now: best.best_of(epochs), value: other.best_of(epochs)}
-        compared = [
-            {
-                "value": each,
-                "metric": figures[each],
-                "seconds": round(entrant.seconds_of(epochs), 3),
-            }
-            for each, entrant in ((now, best), (value, other))
-        ]
+        seconds = {now: best.seconds_of(epochs), value: other.seconds_of(epochs)}
         chosen, lost = (value, now) if figures[value] > figures[now] else (now, value)
         if chosen == value:
             self.best, other = other, best
@@ -258,9 +251,31 @@ class Race:
             f"{heat.name} = {_shown(chosen)}: after {epochs} epochs validation "
             f"{settings.training.metric} is {figures[chosen]:.4f}, {figures[lost]:.4f} with {_shown(lost)}"
         )
-        record = {"event": "race", "setting": heat.name, "chosen": chosen, "epochs": epochs}
-        record["compared"] = compared
-        self.records.append(record)
+        self.records.append(record_of(heat.name, figures, epochs=epochs, seconds=seconds))
+
+
+def record_of(
+    name: str,
+    figures: Mapping[Any, float],
+    *,
+    epochs: int | None = None,
+    seconds: Mapping[Any, float] | None = None,
+) -> dict[str, Any]:
+    """Return what the log of a training says of a choice by validation; of equal values the first is kept.
+
+    Args:
+        name: Of the setting.
+        figures: The validation metric by value.
+        epochs: After which they were compared; None after whole trainings.
+        seconds: How long they took.
+    """
+    compared: list[dict[str, Any]] = [{"value": v, "metric": found} for v, found in figures.items()]
+    if seconds is not None:
+        for each in compared:
+            each["seconds"] = round(seconds[each["value"]], 3)
+    best = max(compared, key=lambda each: float(each["metric"]))
+    record = {"event": "race", "setting": name, "chosen": best["value"], "compared": compared}
+    return record if epochs is None else {**record, "epochs": epochs}
 
 
 @dataclass(frozen=True)

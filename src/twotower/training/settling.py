@@ -9,6 +9,7 @@ from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
 from twotower.training.closed_form import chosen as chosen_closed_form
 from twotower.training.closed_form import is_quick, no_closed_form, settings_of
+from twotower.training.race import record_of
 from twotower.training.settings import with_values
 from twotower.training.trainer import Trainer
 
@@ -52,6 +53,7 @@ def _with_or_without_time(trainer: Trainer, done: Progress) -> str:
     for tower in towers:
         tower.question_time = None
     unknown = trainer.validate()
+    done.log.insert(0, record_of("towers.question_time", {"off": unknown, "on": known}))
     figures = f"validation {config.training.metric} is {known:.4f} with it, {unknown:.4f} without"
     if unknown < known:
         for tower, module in zip(towers, modules, strict=True):
@@ -86,6 +88,8 @@ def _better_solver(
     trained, found = done.best_metric, progress.best_metric
     assert trained is not None
     assert found is not None
+    record = record_of("training.solver", {"gradient": trained, "spectral": found})
+    (done if found <= trained else progress).log.insert(0, record)
     metric = trainer.config.training.metric
     said = f"validation {metric} {found:.4f} in closed form, {trained:.4f} in steps"
     if found <= trained:

@@ -39,6 +39,27 @@ def summary(
     return found + (say("validated_among_labels") if among_labels else "")
 
 
+def decided(log: str, say: Say) -> list[tuple[str, str]]:
+    """Return what validation decided: each setting with its value, and the figures of both values."""
+    records = (json.loads(line) for line in log.splitlines() if line.strip())
+    found = []
+    for record in records:
+        if record.get("event") != "race":
+            continue
+        ranked = sorted(record["compared"], key=lambda each: each["value"] != record["chosen"])
+        figures = ", ".join(f"{_value(each['value'])} {each['metric']:.4f}" for each in ranked)
+        key = "decided_after" if "epochs" in record else "decided_at_the_end"
+        words = say(
+            key, chosen=_value(record["chosen"]), figures=figures, epochs=record.get("epochs")
+        )
+        found.append((record["setting"], words))
+    return found
+
+
+def _value(value: Any) -> str:
+    return json.dumps(value).strip('"')
+
+
 class EpochLine(NamedTuple):
     """A figure by epoch.
 
