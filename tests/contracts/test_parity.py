@@ -49,7 +49,7 @@ def rankings(trained: Trained, opened: Retriever | Client, k: int) -> tuple[list
         remove_seen=not dataset.repeats,
     )
     queries = dataset.queries.ids.ids_of(cases.query_rows).to_list()
-    at = None if cases.times is None else cases.times.tolist()
+    at = cases.times.tolist() if dataset.ordered and cases.times is not None else None
     return list(opened.recommend(queries, k=k, at=at)), found
 
 
