@@ -42,7 +42,13 @@ def change_items(folder: Path) -> Retriever:
         out=folder / "model",
         config={
             "training": {"epochs": 1},
-            "towers": {"dim": 16, "history": "pooled", "similarity": "dot"},
+            "towers": {
+                "dim": 16,
+                "history": "pooled",
+                "query_id": "off",
+                "question_time": "off",
+                "similarity": "dot",
+            },
             "features": {"item": dict.fromkeys(("odd", "names", "shares", "since"), "shown")},
         },
     )

@@ -141,13 +141,19 @@ def small_world() -> SyntheticTables:
 def tiny_trained(
     tiny_world: SyntheticTables, tmp_path_factory: pytest.TempPathFactory, one_thread: None
 ) -> Trained:
-    """The tiny world's model, trained for two epochs and written as a bundle."""
+    """The tiny world's model, trained for two epochs and written as a bundle.
+
+    It answers the same at any time, so that two ways of asking may be compared without stating one.
+    """
     return train(
         tiny_world.interactions,
         items=tiny_world.items,
         queries=tiny_world.queries,
         out=tmp_path_factory.mktemp("tiny") / "model",
-        config={"training": {"epochs": 2, "batch_size": 256}, "towers": {"dim": 16}},
+        config={
+            "training": {"epochs": 2, "batch_size": 256},
+            "towers": {"dim": 16, "history": "pooled", "query_id": "off", "question_time": "off"},
+        },
         name="tiny world",
     )
 

@@ -62,7 +62,10 @@ class TestPrinted:
             items=tiny_world.items,
             queries=tiny_world.queries,
             out=tmp_path / "poor",
-            config={"towers": {"dim": 2}, "training": {"epochs": 1, "batch_size": 256}},
+            config={
+                "towers": {"dim": 2, "history": "pooled", "query_id": "off"},
+                "training": {"epochs": 1, "batch_size": 256},
+            },
         )
         outcome = run_command(("compare", str(tiny_bundle), "poor"), tmp_path)
         assert outcome.code == 0

@@ -30,9 +30,9 @@ MODULES = (
 )
 PATIENCE = 600
 """Seconds that a process may take: what a busy machine needs decides nothing."""
-ONCE = ("--set", "towers.query_id=off")
-"""By default a training decides whether ids of queries are read, and trains twice for that."""
-SLOW = ("--set", "training.batch_size=1")
+ONCE = ("--set", "towers.history=pooled", "--set", "towers.query_id=off")
+"""By default several settings race on validation before the training."""
+SLOW = (*ONCE, "--set", "training.batch_size=1")
 LAST_CHOICE = "loss.negatives"
 """Begins the last line before the first step, where the batch size is given."""
 

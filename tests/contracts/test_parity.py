@@ -49,7 +49,8 @@ def rankings(trained: Trained, opened: Retriever | Client, k: int) -> tuple[list
         remove_seen=not dataset.repeats,
     )
     queries = dataset.queries.ids.ids_of(cases.query_rows).to_list()
-    return list(opened.recommend(queries, k=k)), found
+    at = cases.times.tolist() if dataset.ordered and cases.times is not None else None
+    return list(opened.recommend(queries, k=k, at=at)), found
 
 
 def check_same(answers: list[Any], found: Found, ids_of: Callable[[Any], pl.Series]) -> None:
@@ -250,6 +251,7 @@ class TestOtherSettings:
             {"towers": {"dim": 8, "similarity": "cosine"}},
             {"towers": {"dim": 8, "history": "none"}},
             {"towers": {"dim": 8, "history": "recency", "query_id": "on"}},
+            {"towers": {"dim": 8, "question_time": "on"}},
             {"loss": {"negatives": "mixed", "num_negatives": 16}},
             {"loss": {"kind": "bce"}},
             {"split": {"kind": "random"}},

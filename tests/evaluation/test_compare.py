@@ -60,7 +60,10 @@ def narrow(tiny_world: SyntheticTables, tmp_path_factory: pytest.TempPathFactory
         as_texts(tiny_world.interactions),
         items=as_texts(tiny_world.items),
         queries=as_texts(tiny_world.queries),
-        config=QUICK,
+        config={
+            **QUICK,
+            "towers": {"dim": 4, "history": "pooled", "query_id": "off", "question_time": "off"},
+        },
         out=out,
     )
     return out

@@ -302,11 +302,25 @@ class TestTheSetting:
         task = Task.of(events, config=Config().with_settings(settings))
         return resolve(task.config, task.dataset)
 
-    def test_auto_is_off_and_on_is_kept(self, small_world: SyntheticTables) -> None:
-        events = small_world.interactions
-        assert self.resolved(events)[0].towers.question_time == "off"
-        config, _ = self.resolved(events, "towers.question_time=on")
-        assert config.towers.question_time == "on"
+    @pytest.mark.parametrize(
+        ("settings", "chosen", "is_told"),
+        [
+            ([], "on", True),
+            (["towers.question_time=on"], "on", False),
+            (["towers.question_time=off"], "off", False),
+            (["split.kind=random"], "off", False),
+            (["towers.history=none"], "off", False),
+            (["split.kind=temporal"], "off", False),
+            (["split.kind=temporal", "towers.question_time=on"], "on", False),
+        ],
+        ids=str,
+    )
+    def test_auto_is_on_where_a_time_can_be_read_and_what_is_set_is_kept(
+        self, settings: list[str], chosen: str, is_told: bool, small_world: SyntheticTables
+    ) -> None:
+        config, said = self.resolved(small_world.interactions, *settings)
+        assert config.towers.question_time == chosen
+        assert ("towers.question_time = 'on': the events have times" in said) == is_told
 
     @pytest.mark.parametrize(
         ("settings", "why"),

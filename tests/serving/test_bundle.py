@@ -652,7 +652,7 @@ class TestWithoutHistories:
             items=tiny_world.items,
             queries=tiny_world.queries,
             out=tmp_path / "m",
-            config=QUICK,
+            config={**QUICK, "towers": {"dim": 4, "history": "pooled", "query_id": "off"}},
             histories=False,
         )
         histories = tiny_trained.contents.histories

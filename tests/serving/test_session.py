@@ -1,5 +1,6 @@
 """Sessions that go on: each answer is that of the whole history, and each event is read once."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from twotower.towers.history_encoders import HISTORY_ENCODERS
 from twotower.training.pipeline import train
 
 LENGTH = 6
+NOON = 1_900_000_800.0
+"""Long after the last event; everybody asks then."""
 WAYS = [*HISTORY_ENCODERS, "none"]
 
 
@@ -33,11 +36,11 @@ def retriever(request: pytest.FixtureRequest, small_world: SyntheticTables) -> R
 
 
 def full_pass(retriever: Retriever, query_id: Any, items: list[Any], times: Any) -> Any:
-    """Return the vector of the whole history, read at once."""
+    """Return the vector of the whole history, read at once and asked at noon."""
     rows = retriever.contents.items.ids.rows_of(items)
-    history = Histories.of([rows])
+    history = replace(Histories.of([rows]), asked=np.array([NOON]))
     if times is not None:
-        history = Histories(history.offsets, rows, np.array(times, np.float64))
+        history = replace(history, times=np.array(times, np.float64))
     row = retriever.contents.queries.ids.rows_of([query_id])
     features = {name: values[row] for name, values in retriever.query_features.items()}
     return retriever.encoding.query_vectors(features, history)[0].cpu().numpy()
@@ -62,7 +65,7 @@ def test_each_event_more_gives_the_vector_of_the_full_pass(
         if times is not None:
             times.append(moment)
         expected = full_pass(retriever, query, items, times)
-        np.testing.assert_allclose(session.encode(), expected, atol=1e-5)
+        np.testing.assert_allclose(session.encode(at=NOON), expected, atol=1e-5)
     assert session.history == items
 
 
@@ -73,16 +76,16 @@ def test_a_session_answers_as_recommend_does(retriever: Retriever) -> None:
     for item in (ids[3], "nowhere", ids[8], ids[3]):
         session.add(item)
         history.append(item)
-        expected = retriever.recommend(history=history, k=7)
+        expected = retriever.recommend(history=history, k=7, at=NOON)
         for _ in range(2):  # asking changes nothing
-            found = session.recommend(7)
+            found = session.recommend(7, at=NOON)
             assert found.item_ids == expected.item_ids
             assert found.basis == expected.basis
             np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
     assert session.history == [ids[3], ids[8], ids[3]]
-    few = session.recommend(3, exclude_seen=False, among=ids[:5], without=[ids[4]])
+    few = session.recommend(3, exclude_seen=False, among=ids[:5], without=[ids[4]], at=NOON)
     again = retriever.recommend(
-        history=history, k=3, exclude_seen=False, among=ids[:5], without=[ids[4]]
+        history=history, k=3, exclude_seen=False, among=ids[:5], without=[ids[4]], at=NOON
     )
     assert few.item_ids == again.item_ids
 
@@ -91,7 +94,7 @@ def test_a_known_query_goes_on_from_what_the_bundle_knows(retriever: Retriever) 
     query = retriever.contents.queries.ids.ids[4]
     session = retriever.session(query)
     assert session.history == retriever.history(query)
-    first, known = session.recommend(), retriever.recommend(query)
+    first, known = session.recommend(at=NOON), retriever.recommend(query, at=NOON)
     assert first.item_ids == known.item_ids
     assert first.query_id == query
     # Without a time of its own the event cannot be placed among those that have one.
@@ -101,15 +104,15 @@ def test_a_known_query_goes_on_from_what_the_bundle_knows(retriever: Retriever) 
     features = retriever.contents.queries.frame
     assert features.height
     expected = full_pass(retriever, query, session.history, None)
-    np.testing.assert_allclose(session.encode(), expected, atol=1e-5)
+    np.testing.assert_allclose(session.encode(at=NOON), expected, atol=1e-5)
 
 
 def test_features_describe_a_session(retriever: Retriever) -> None:
     told = {"segment": "segment-1"}
     item = retriever.contents.items.ids.ids[0]
     session = retriever.session(features=told, history=[item])
-    assert session.recommend().item_ids == (
-        retriever.recommend(features=told, history=[item]).item_ids
+    assert session.recommend(at=NOON).item_ids == (
+        retriever.recommend(features=told, history=[item], at=NOON).item_ids
     )
 
 

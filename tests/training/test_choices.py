@@ -66,6 +66,7 @@ class TestAuto:
         assert names == [
             "towers.history",
             "towers.query_id",
+            "towers.question_time",
             "loss.kind",
             "loss.negatives",
             "training.batch_size",

@@ -54,7 +54,13 @@ def trained_with(events: dict[str, str], history: str = "pooled", **more: Any) -
 def config_of(events: dict[str, str], history: str) -> dict[str, Any]:
     return {
         "features": {"event": events},
-        "towers": {"dim": 16, "history": history, "history_length": 8, "dropout": 0.0},
+        "towers": {
+            "dim": 16,
+            "history": history,
+            "history_length": 8,
+            "dropout": 0.0,
+            "question_time": "off",
+        },
         "training": {
             "epochs": 6,
             "patience": 6,

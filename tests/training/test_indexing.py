@@ -35,7 +35,7 @@ from twotower.training.trained import Trained
 
 QUICK: dict[str, dict[str, Any]] = {
     "training": {"epochs": 2, "batch_size": 256},
-    "towers": {"dim": 8},
+    "towers": {"dim": 8, "history": "pooled", "query_id": "off", "question_time": "off"},
 }
 
 
@@ -112,7 +112,7 @@ def test_one_half_of_the_queries_tunes_it(approximate: Trained) -> None:
     cases = approximate.dataset.cases(Part.VALID)
     scorer = scorer_of(retriever, approximate.dataset)
     arrays = {name: values[cases.query_rows] for name, values in scorer.query_features.items()}
-    queries = scorer.encoding.query_vectors(arrays, cases.histories)
+    queries = scorer.encoding.query_vectors(arrays, cases.questions)
     assert len(queries[1::2]) == approximate.figures["index"]["queries"]
     again = tuned(lists, retriever.index.item_vectors, queries[::2], 0.8)
     assert again.probes == lists.probes

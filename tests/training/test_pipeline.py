@@ -34,11 +34,11 @@ from twotower.training.trained import Trained
 from twotower.training.trainer import Trainer, TrainingDivergedError
 
 FOUR: dict[str, dict[str, object]] = {
-    "towers": {"dim": 8},
+    "towers": {"dim": 8, "question_time": "off"},
     "training": {"epochs": 4, "patience": 9, "batch_size": 64},
 }
 ONE: dict[str, dict[str, object]] = {
-    "towers": {"dim": 8},
+    "towers": {"dim": 8, "question_time": "off"},
     "training": {"epochs": 1, "batch_size": 64},
 }
 TIMING = {"examples_per_second", "seconds", "validation_seconds"}

@@ -13,7 +13,9 @@ from twotower.data.prefixes import PrefixBatch
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.training.trainer import Trainer
 
-EXACT: Settings = {"towers": {"dropout": 0.0, "id_dropout": 0.0, "query_hidden": [6]}}
+EXACT: Settings = {
+    "towers": {"dropout": 0.0, "id_dropout": 0.0, "query_hidden": [6], "question_time": "on"}
+}
 PREFIXES: Settings = {"training": {"examples": "prefixes", "batch_size": 60}}
 
 
@@ -32,6 +34,7 @@ def as_pairs(batch: PrefixBatch, length: int) -> PairBatch:
         item_rows=batch.target_rows[windows, positions],
         history_rows=histories,
         history_times=None if batch.times is None else times,
+        asked=None if batch.asked is None else batch.asked[windows, positions],
     )
 
 

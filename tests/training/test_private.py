@@ -39,6 +39,7 @@ NUM_QUERIES, NUM_ITEMS, NUM_EVENTS = 60, 20, 7
 FIRST_MOMENT = 1_500_000_017
 SETTINGS = (
     *("--set", "training.epochs=1", "--set", "training.batch_size=64", "--set", "towers.dim=8"),
+    *("--set", "towers.question_time=off"),
     *("--set", "features.query.religion=shown", "--set", "features.event.device=categorical"),
 )
 PLANTED = {

@@ -294,7 +294,7 @@ CHANGES: dict[str, dict[str, tuple[Settings, Any]]] = {
         "calibration": ({"loss": {"kind": "gbce", "num_negatives": 4}}, 0.1),
     },
     "training": {
-        "epochs": ({}, 2),
+        "epochs": ({"towers": {"question_time": "off"}}, 2),
         "patience": ({"training": {"epochs": 6, "learning_rate": 1e-12, "patience": 1}}, 3),
         "metric": ({}, "recall@3"),
         "batch_size": ({}, 50),

@@ -25,7 +25,10 @@ from twotower.training.study import Trial
 from twotower.training.trainer import TrainingDivergedError
 from twotower.training.tune import Tuned, tune
 
-QUICK: dict[str, dict[str, Any]] = {"training": {"epochs": 3}}
+QUICK: dict[str, dict[str, Any]] = {
+    "training": {"epochs": 3},
+    "towers": {"question_time": "off"},
+}
 LONG = 30.0  # minutes; Ctrl-C comes first
 
 
@@ -137,7 +140,7 @@ Four = tuple[Tuned, Listener]
 @pytest.fixture(scope="module")
 def won(search: Search, tmp_path_factory: pytest.TempPathFactory) -> Tuned:
     """One epoch is too few for the default settings, so that another trial is clearly better."""
-    config = {"training": {"epochs": 1}}
+    config = {**QUICK, "training": {"epochs": 1}}
     return search(tmp_path_factory.mktemp("won") / "m", Listener(trials=2), config=config)
 
 
