@@ -26,7 +26,7 @@ from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
 from twotower.training.choices import resolve
 from twotower.training.race import open_heats, train_best
-from twotower.training.settling import settled
+from twotower.training.solver import with_better_solver
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
 from twotower.version import __version__
@@ -221,7 +221,7 @@ def default_of(task: Task, given: Config) -> Default:
     teller = _Said()
     first = Trainer(task.dataset, task.sides, config)
     raced = train_best(given, first, open_heats(given, config, task.dataset), bar=teller)
-    trainer, progress = settled(given, raced.trainer, raced.done, teller)
+    trainer, progress = with_better_solver(given, raced.trainer, raced.done, teller)
     log = raced.done.log
     lost = [
         each["seconds"]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from faulty_towers import deafen
+from twotower.data.sources.synthetic import SyntheticTables
 from twotower.doctor.findings import Finding
 from twotower.doctor.model_answers import Trial
 from twotower.doctor.model_features import (
@@ -20,6 +21,7 @@ from twotower.evaluation.evaluate_bundle import dataset_of
 from twotower.histories import Histories
 from twotower.serving.retriever import Retriever
 from twotower.towers.model import QueryTower
+from twotower.training.pipeline import train
 
 
 def trial_of(retriever: Retriever) -> Trial:
@@ -72,6 +74,21 @@ class TestHistory:
         assert (finding.kind.id, finding.severity) == ("history-ignored", severity)
         assert finding.value == pytest.approx(share, abs=0.05)
         assert (finding.facts["drop"] == 0) == (share == 1)
+
+    def test_when_a_query_is_asked_is_no_part_of_its_history(
+        self, tiny_world: SyntheticTables
+    ) -> None:
+        towers = {"dim": 16, "history": "pooled", "query_id": "off", "question_time": "on"}
+        retriever = train(
+            tiny_world.interactions,
+            items=tiny_world.items,
+            queries=tiny_world.queries,
+            config={"training": {"epochs": 2, "batch_size": 256}, "towers": towers},
+            baselines=[],
+        ).retriever
+        deafen(retriever.encoding.model, 1.0)
+        (finding,) = check_losses(history_loss(trial_of(retriever)))
+        assert (finding.kind.id, finding.severity, finding.value) == ("history-ignored", "error", 1)
 
     def test_who_has_no_history_keeps_the_answer_and_does_not_count(
         self, tiny_retriever: Retriever

@@ -28,9 +28,12 @@ from twotower.serving.arguments import queries_of
 from twotower.serving.bundle import write_bundle
 from twotower.serving.client import Client
 from twotower.serving.session import Session
+from twotower.towers.model import QueryTower
+from twotower.towers.question_time import Asked, QuestionTime
 from twotower.training.choices import resolve
 from twotower.training.pipeline import train
 from twotower.training.task import Task
+from twotower.training.trainer import Trainer
 
 LENGTH = 6
 DAY = 86_400.0
@@ -64,6 +67,7 @@ def bundle(small_world: SyntheticTables, tmp_path_factory: pytest.TempPathFactor
         else value
         for name, value in contents.weights.items()
     }
+    weights["query_tower.question_time.longest"] = torch.tensor(1e30)  # so that NOON counts
     write_bundle(out, replace(contents, weights=weights))
     return out
 
@@ -347,3 +351,58 @@ class TestTheSetting:
         assert "question.time" not in exports.query_inputs(tiny_retriever, 3, at=NOON)
         with pytest.raises(ValueError, match="must not lie before"):
             tiny_retriever.recommend(3, at=1)
+
+
+def test_after_a_longer_gap_than_training_saw_the_time_is_unknown(
+    bundle: Path, retriever: Retriever, tmp_path: Path
+) -> None:
+    longest = 3600.0
+    weights = {**retriever.contents.weights}
+    weights["query_tower.question_time.longest"] = torch.tensor(longest)
+    out = tmp_path / "model"
+    write_bundle(out, replace(retriever.contents, weights=weights))
+    short = Retriever.open(out)
+    last = last_of(short, 3)
+    times = [last + longest, last + longest + 1, NOON, NOON + 5 * 3600]
+    vectors = short.encode_queries([3] * 4, at=times)
+    np.testing.assert_array_equal(
+        vectors[0], Retriever.open(bundle).encode_queries(3, at=times[0])[0]
+    )
+    np.testing.assert_allclose(vectors[1:3], vectors[2:4], atol=1e-5)
+    assert np.abs(vectors[0] - vectors[1]).max() > 1e-2
+    file, inputs = tmp_path / "query_tower.onnx", TowerInputs(short)
+    assert write_query_tower(file, inputs) < 1e-5
+    arrays = exports.query_inputs(short, [3] * 4, at=times)
+    found = onnxruntime.InferenceSession(str(file)).run(None, dict(arrays))[0]
+    np.testing.assert_allclose(found, vectors, rtol=1e-4, atol=1e-5)
+
+
+def test_training_notes_the_longest_gap_that_it_saw_often(small_world: SyntheticTables) -> None:
+    config = Config().with_settings(["towers.dim=8", "towers.question_time=on"])
+    task = Task.of(small_world.interactions, config=config)
+    trainer = Trainer(task.dataset, task.sides, resolve(task.config, task.dataset)[0])
+    tower = trainer.model.query_tower
+    assert isinstance(tower, QueryTower)
+    assert tower.question_time is not None
+    events = task.dataset.part(Part.TRAIN)
+    assert events.times is not None
+    gaps = []
+    for query in np.unique(events.query_rows):
+        gaps += np.diff(events.times[events.query_rows == query]).tolist()
+    assert 0 < len(gaps) < 10_000
+    assert float(tower.question_time.longest) == pytest.approx(
+        sorted(gaps)[-(len(gaps) // 100) - 1]
+    )
+
+
+def test_questions_after_longer_gaps_are_read_as_at_an_unknown_time() -> None:
+    read = QuestionTime(4)
+    for weight in read.parameters():
+        torch.nn.init.ones_(weight)
+    gaps = np.arange(20_000.0)
+    read.see(gaps)
+    assert float(read.longest) == 19_900  # a hundred are as long or longer
+    asked = Asked(torch.tensor([0.0, 19_900.0, 19_901.0, torch.nan]), torch.tensor([5, 5, 5, 5]))
+    assert read(asked)[:, 0].tolist() == [3, 3, 0, 2]
+    read.see(np.array([]))
+    assert float(read.longest) == 19_900

@@ -32,7 +32,8 @@ def test_lists_hold_what_scores_high_and_is_not_known(small_world: SyntheticTabl
         rows = history.item_rows
         earlier = Histories(np.array([0, len(rows) - 1]), rows[:-1])
         if history.times is not None:
-            earlier = Histories(earlier.offsets, rows[:-1], history.times[:-1])
+            times = history.times
+            earlier = Histories(earlier.offsets, rows[:-1], times[:-1], asked=times[-1:])
         features = {name: v[[query]] for name, v in trainer.query_arrays.items()}
         scores = items @ trainer.encoding.query_vectors(features, earlier)[0]
         own = scores[rows[-1]]

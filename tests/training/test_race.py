@@ -352,6 +352,7 @@ def test_settings_that_diverge_lose() -> None:
     assert len(curve_of(trained)) == 5
 
 
+TIME = ("towers.question_time",)
 ENCODERS, SIMILARITY, IDS = ("towers.history",), ("towers.similarity",), ("towers.query_id",)
 
 
@@ -359,6 +360,7 @@ ENCODERS, SIMILARITY, IDS = ("towers.history",), ("towers.similarity",), ("tower
     ("settings", "more", "expected"),
     [
         ({}, {}, ENCODERS + SIMILARITY + IDS),
+        ({"towers": {"question_time": "auto"}}, {}, TIME + ENCODERS + SIMILARITY + IDS),
         ({}, {"num_queries": RACE_FROM - 1}, ()),
         ({}, {"num_events": IDS_FROM}, ENCODERS + SIMILARITY),  # two of them are held out
         ({"towers": {"query_id": "off"}}, {}, ENCODERS + SIMILARITY),
@@ -375,7 +377,8 @@ ENCODERS, SIMILARITY, IDS = ("towers.history",), ("towers.similarity",), ("tower
     ids=str,
 )
 def test_what_is_open(settings: Any, more: Any, expected: tuple[str, ...]) -> None:
-    config = Config.from_dict(settings)
+    towers = {"question_time": "off", **settings.get("towers", {})}
+    config = Config.from_dict({**settings, "towers": towers})
     dataset = split(prepare(loyal(1, **more), config=config.data).dataset, config.split)
     heats = open_heats(config, resolve(config, dataset)[0], dataset)
     assert tuple(heat.name for heat in heats) == expected
@@ -416,13 +419,18 @@ def test_the_time_of_the_question_stays_where_it_helps(*, is_useful: bool) -> No
     trained = train(frame, config=config, progress=told, baselines=[])
     expected = "on" if is_useful else "off"
     assert trained.contents.config.towers.question_time == expected
-    (said,) = told.choices[-1] if len(told.choices[-1]) == 1 else told.choices[-2]
-    assert said.startswith(f"towers.question_time = '{expected}': validation ndcg@10 is ")
+    (said,) = told.choices[1]
+    assert said.startswith(f"towers.question_time = '{expected}': after ")
+    assert said.endswith("if it is not read" if is_useful else "with 'on'")
+    assert ("race: towers.question_time = 'off'" in told.phases) == (not is_useful)
+    assert [each["setting"] for each in log_of(trained) if each.get("event") == "race"] == [
+        "towers.question_time"
+    ]
     has_weights = any("question_time" in name for name in trained.contents.weights)
     assert has_weights == is_useful
-    answers = [
-        trained.retriever.recommend(3, k=5, at=at).item_ids for at in (1.7e9, 1.7e9 + 6 * 3600)
-    ]
+    last = float(frame.filter(pl.col("user_id") == 3)["timestamp"][-1])
+    times = last + 3600.0, last + 7 * 3600.0
+    answers = [trained.retriever.recommend(3, k=5, at=at).item_ids for at in times]
     assert (answers[0] != answers[1]) == is_useful
 
 

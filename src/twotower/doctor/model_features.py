@@ -12,7 +12,7 @@ from twotower.doctor.model_answers import K, Trial
 from twotower.evaluation.intervals import Interval, difference_intervals
 from twotower.evaluation.ranking import Evaluation
 from twotower.features.base import Transform
-from twotower.histories import last_windows
+from twotower.histories import Histories, last_windows
 from twotower.serving.bundle import Contents
 from twotower.towers.model import TwoTower
 from twotower.vocab import FIRST_ROW
@@ -105,7 +105,7 @@ def history_loss(trial: Trial) -> list[Loss]:
     order = np.random.default_rng(0).permutation(with_history)
     giver = np.arange(len(trial))
     giver[order] = np.roll(order, 1)  # nobody keeps their own
-    others = histories.take(giver)
+    others = _moved(histories.take(giver), histories)
     length = trial.encoding.history_length
     own, given = last_windows(histories, length).rows, last_windows(others, length).rows
     differs = (own != given).any(axis=1)
@@ -114,6 +114,21 @@ def history_loss(trial: Trial) -> list[Loss]:
     before = trial.answer(trial.query_vectors, trial.item_vectors)
     after = trial.answer(trial.encoding.query_vectors(trial.features, others), trial.item_vectors)
     return [_loss("history", before, after, differs)]
+
+
+def _moved(others: Histories, own: Histories) -> Histories:
+    """Return histories of others that end, and are asked about, when the own ones do.
+
+    What a model makes of the time of the question then stays the same, and only the events differ.
+    """
+    times = others.times
+    if times is not None and own.times is not None:
+        has_event = own.lengths > 0
+        moves = np.zeros(len(own))
+        last, last_own = (each.offsets[1:][has_event] - 1 for each in (others, own))
+        moves[has_event] = own.times[last_own] - times[last]
+        times = times + moves[others.owners]
+    return replace(others, times=times, asked=own.asked)
 
 
 def check_losses(losses: Sequence[Loss]) -> Iterator[Finding]:

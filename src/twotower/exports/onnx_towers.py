@@ -272,11 +272,13 @@ class _QuestionTime(nn.Module):
     def __init__(self, read: QuestionTime) -> None:
         super().__init__()
         self.gaps, self.hours, self.weekdays = read.gaps, read.hours, read.weekdays
+        self.longest = read.longest
         self.bounds = nn.Buffer(2.0 ** torch.arange(1, NUM_GAPS, dtype=torch.float64))
 
     def forward(self, asked: Asked) -> Tensor:
         rows = (1 + asked.gaps[:, None] >= self.bounds).sum(dim=1)
-        gaps = torch.where(~asked.gaps.isnan()[:, None], self.gaps(rows), 0.0)
+        is_seen = ~(asked.gaps > self.longest)[:, None]
+        gaps = torch.where(~asked.gaps.isnan()[:, None] & is_seen, self.gaps(rows), 0.0)
         hours = asked.hours.clamp(min=0)
         of_hours = self.hours(hours % DAY_HOURS) + self.weekdays(hours // DAY_HOURS)
-        return gaps + torch.where((asked.hours >= 0)[:, None], of_hours, 0.0)
+        return gaps + torch.where((asked.hours >= 0)[:, None] & is_seen, of_hours, 0.0)

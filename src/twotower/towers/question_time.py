@@ -3,13 +3,17 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from twotower.arrays import Floats
 from twotower.towers.layers import NUM_GAPS, gap_rows
 
 DAY_HOURS, WEEK_DAYS = 24, 7
 WEEK_HOURS = DAY_HOURS * WEEK_DAYS
+ENOUGH_GAPS = 100
+"""Questions after a gap, or after longer ones, that are enough to learn from."""
 FIRST_HOURS = 3 * DAY_HOURS
 """1970 began on a Thursday; weeks begin on Monday."""
 
@@ -56,7 +60,9 @@ def asked_at(moments: Tensor, last_times: Tensor | None, has_event: Tensor) -> A
 class QuestionTime(nn.Module):
     """A vector for the time of the question: the sum of those of its gap, its hour and its weekday.
 
-    All start at zero. A gap below 0 counts as 0: the question is then as old as the last event.
+    All start at zero. A gap below 0 counts as 0: the question is then as old as the last event. A question
+    that is asked after a longer gap than training has seen counts as one at an unknown time. A share of the
+    training questions is read so, while nothing was learnt of such a gap.
 
     Args:
         dim: Width.
@@ -74,12 +80,24 @@ class QuestionTime(nn.Module):
         self.gaps = nn.Embedding(NUM_GAPS, dim)
         self.hours = nn.Embedding(DAY_HOURS, dim)
         self.weekdays = nn.Embedding(WEEK_DAYS, dim)
+        self.longest = nn.Buffer(torch.tensor(1e30))  # a bundle holds no infinite number
+        """Gap in seconds up to which training has seen enough questions."""
         for table in (self.gaps, self.hours, self.weekdays):
             nn.init.zeros_(table.weight)
 
+    def see(self, gaps: Floats) -> None:
+        """Note the gaps of training, in seconds: with the longest that counts, a hundred are as long.
+
+        Of fewer than 10,000 gaps, a hundredth are.
+        """
+        if len(gaps):
+            place = min(ENOUGH_GAPS, 1 + len(gaps) // ENOUGH_GAPS)
+            self.longest.fill_(float(np.partition(gaps, -place)[-place]))
+
     def forward(self, asked: Asked) -> Tensor:
         """Map ``n`` questions to ``(n, dim)``; zero where nothing is known of the time."""
-        has_gap, has_hour = ~asked.gaps.isnan(), asked.hours >= 0
+        is_seen = ~(asked.gaps > self.longest)
+        has_gap, has_hour = ~asked.gaps.isnan() & is_seen, (asked.hours >= 0) & is_seen
         if self.training and self.dropout > 0:
             is_read = torch.rand(has_hour.shape, device=has_hour.device) >= self.dropout
             has_gap, has_hour = has_gap & is_read, has_hour & is_read

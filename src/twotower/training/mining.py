@@ -1,5 +1,6 @@
 """Mining hard negatives with the model as it is: once an epoch, for all queries."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,10 @@ class Miner:
         self._queries = np.flatnonzero((last >= least) & (last >= 0))
         self._own = self._known.item_rows[last[self._queries]].astype(np.int64)
         before = self._known.where(place < last[events.query_rows])
-        self._earlier = before.take(self._queries)
+        earlier = before.take(self._queries)
+        if events.times is not None and encoding.model.reads_question_time:
+            earlier = replace(earlier, asked=events.times[last[self._queries]])
+        self._earlier = earlier
         lengths = np.bincount(events.query_rows[positive], minlength=len(self._known))
         self._features = {name: values[self._queries] for name, values in query_arrays.items()}
         self._shares = (lengths / max(1, lengths.sum())).astype(np.float32)

@@ -100,6 +100,9 @@ class Objective:
         if LOSSES[config.loss.kind].takes_labels:
             drawn = train.where(train.is_positive | train.is_negative)
         self.counts = self._counts()
+        question_time = getattr(self.model.query_tower, "question_time", None)
+        if question_time is not None:
+            question_time.see(gaps_of(dataset.part(Part.TRAIN)))
         self.stream: StreamFrequency | None = None  # where frequencies are estimated on the way
         self.miner: Miner | None = None
         self.sampler = self._sampler(drawn)
@@ -540,6 +543,13 @@ class Reading:
         mask = self.known[piece] >= FIRST_ROW
         asked = None if self.asked is None else self.asked[piece]
         return model.encode_queries(features, history, mask, times, wanted, asked)
+
+
+def gaps_of(events: Interactions) -> Floats:
+    """Return the seconds between each event of a query and the one before, as far as both have a time."""
+    assert events.times is not None
+    gaps = np.diff(events.times)[np.diff(events.query_rows) == 0]
+    return np.asarray(gaps[np.isfinite(gaps)], np.float64)
 
 
 def turns_of(lengths: Sequence[int], views: Sequence[ViewConfig]) -> list[int]:

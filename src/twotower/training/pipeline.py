@@ -23,7 +23,7 @@ from twotower.training.loggers import MLflowLogger, TensorBoardLogger
 from twotower.training.notebook import callback_of
 from twotower.training.race import open_heats, open_to_race, train_best
 from twotower.training.retraining import Refit, learnt_by
-from twotower.training.settling import settled
+from twotower.training.solver import with_better_solver
 from twotower.training.task import Given, Task, View
 from twotower.training.trained import Trained, TrainedViews
 from twotower.training.trainer import Trainer
@@ -171,7 +171,7 @@ def train(
         bar=bar,
         teller=teller,
     )
-    trainer, done = settled(given, raced.trainer, raced.done, teller)
+    trainer, done = with_better_solver(given, raced.trainer, raced.done, teller)
     (trained,) = finish(
         task,
         trainer,
@@ -255,7 +255,7 @@ def train_views(
     raced = train_best(
         task.config, trainer, heats, out=target, resume=resume, minutes=minutes, bar=teller
     )
-    trainer, done = settled(task.config, raced.trainer, raced.done, teller)
+    trainer, done = with_better_solver(task.config, raced.trainer, raced.done, teller)
     trained = finish(
         task,
         trainer,

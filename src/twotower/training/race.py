@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from twotower.data.dataset import Dataset, Part
 from twotower.errors import ArgumentError, NothingLearntError
 from twotower.losses.loss_kinds import LOSSES
 from twotower.toml import toml_value
+from twotower.towers.model import QueryTower
 from twotower.training.bundle_contents import fingerprint
 from twotower.training.callbacks import Callback, Callbacks, Deadline, too_short
 from twotower.training.checkpoints import Progress, WorkFolder
@@ -39,6 +40,10 @@ def _tries_transformer(chosen: Config, dataset: Dataset) -> bool:
     # On single events, and on long histories, its epochs take many times as long.
     is_quick = chosen.towers.events_read <= LONGEST_RACED and not no_prefixes(chosen, dataset)
     return is_quick and chosen.towers.history in ("pooled", "transformer")
+
+
+def _reads_time(chosen: Config, dataset: Dataset) -> bool:  # noqa: ARG001
+    return chosen.towers.question_time == "on"
 
 
 def _tries_cosine(chosen: Config, dataset: Dataset) -> bool:
@@ -75,17 +80,34 @@ class Heat:
         values: That are compared.
         unset: What the user's settings hold where they leave it open.
         is_open: Whether there is anything to compare, by the settings chosen so far and the data.
+        without: Returns the validation metric of a trained model that does not use what the setting turned
+            on. Only if that is no worse, the other value is trained at all. None always trains it.
     """
 
     name: str
     values: tuple[Any, ...]
     unset: Any
     is_open: Callable[[Config, Dataset], bool]
+    without: Callable[[Trainer], float] | None = None
+
+
+def _at_an_unknown_time(trainer: Trainer) -> float:
+    """Return the validation metric if the times of the questions were not known."""
+    towers = [cast("QueryTower", each.model.query_tower) for each in trainer.objectives]
+    modules = [tower.question_time for tower in towers]
+    try:
+        for tower in towers:
+            tower.question_time = None
+        return trainer.validate()
+    finally:
+        for tower, module in zip(towers, modules, strict=True):
+            tower.question_time = module
 
 
 HEATS = (
     Heat("towers.query_hidden", (QUERY_WIDTHS, ()), None, _tries_linear),
     Heat("towers.dim", (WIDTH, 2 * WIDTH), None, _tries_wide),
+    Heat("towers.question_time", ("on", "off"), "auto", _reads_time, _at_an_unknown_time),
     Heat("towers.history", ("pooled", "transformer"), "auto", _tries_transformer),
     Heat("towers.similarity", ("dot", "cosine"), "auto", _tries_cosine),
     Heat("towers.query_id", ("off", "on"), "auto", _tries_ids),
@@ -157,6 +179,19 @@ class Entrant:
         """Return the log's records of the first epochs."""
         return [record for record in self.progress.log if 0 < record.get("epoch", 0) <= num]
 
+    def without(self, heat: Heat) -> float:
+        """Return the validation metric without what a setting turned on, and keep it for who goes on."""
+        assert heat.without is not None
+        for record in self.progress.log:
+            if record.get("event") == heat.name:
+                return float(record["metric"])
+        self.trainer.trained.load_state_dict(self.progress.best_model)
+        found = heat.without(self.trainer)
+        self.progress.log.append({"event": heat.name, "metric": found})
+        if self.work is not None:
+            self.work.save(self.progress)
+        return found
+
     def drop(self) -> None:
         """Forget the weights. What they came to is kept, so that a race that goes on has the same end."""
         if self.work is not None:
@@ -226,6 +261,16 @@ class Race:
         best = self.best
         now = value_of(best.trainer.config, heat.name)
         value = next(each for each in heat.values if each != now)
+        if heat.without is not None:
+            known, unread = best.best_of(HEAT_EPOCHS), best.without(heat)
+            if unread < known:
+                self.said.append(
+                    f"{heat.name} = {_shown(now)}: after {HEAT_EPOCHS} epochs validation "
+                    f"{best.trainer.config.training.metric} is {known:.4f}, {unread:.4f} if it is not read"
+                )
+                figures = {now: known, f"{now}, but not read": unread}
+                self.records.append(record_of(heat.name, figures, epochs=HEAT_EPOCHS))
+                return
         watcher.on_phase(f"race: {heat.name} = {_shown(value)}")
         values = {**self.values(), heat.name: value}
         dataset, sides = best.trainer.dataset, best.trainer.sides

@@ -25,7 +25,7 @@ from twotower.training.indexing import check_index
 from twotower.training.notebook import callback_of
 from twotower.training.race import Race, open_heats
 from twotower.training.settings import value_of, with_values
-from twotower.training.settling import settled
+from twotower.training.solver import with_better_solver
 from twotower.training.task import Given, Task
 from twotower.training.trained import Trained
 from twotower.training.trainer import Trainer, TrainingDivergedError
@@ -184,7 +184,7 @@ def tune(
     done = study.work(best.number).load()
     trainer.model.load_state_dict(done.best_model)
     trainer.settle()
-    trainer, done = settled(task.config, trainer, done, teller)
+    trainer, done = with_better_solver(task.config, trainer, done, teller)
     tuning = {"trials": len(trials), "chosen": best.number, "validation": best.metric}
     (trained,) = finish(
         task,

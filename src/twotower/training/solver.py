@@ -1,10 +1,7 @@
-"""What validation decides without another training: the time of the question, and the closed form."""
-
-from typing import cast
+"""Steps along gradients or the closed form, whichever validation prefers."""
 
 from twotower.config import Config
 from twotower.errors import ConfigError
-from twotower.towers.model import QueryTower
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
 from twotower.training.closed_form import chosen as chosen_closed_form
@@ -14,10 +11,10 @@ from twotower.training.settings import with_values
 from twotower.training.trainer import Trainer
 
 
-def settled(
+def with_better_solver(
     given: Config, trainer: Trainer, done: Progress, teller: Callback
 ) -> tuple[Trainer, Progress]:
-    """Decide on validation what needs no training: the time of the question, and the closed form.
+    """Find the closed form where it can stand beside a trained model, and return the better of the two.
 
     Args:
         given: What the user set; what was set stays.
@@ -28,40 +25,14 @@ def settled(
     Returns:
         The chosen trainer and its progress.
     """
-    if done.interrupted:
-        return trainer, done
-    if given.towers.question_time == "auto" and trainer.config.towers.question_time == "on":
-        said = _with_or_without_time(trainer, done)
-        teller.on_choices((said,), trainer.config)
-    hindrance = _no_closed_form(given, trainer)
+    hindrance = None if done.interrupted else _no_closed_form(given, trainer)
     if hindrance:
         teller.on_choices((f"training.solver = 'gradient': {hindrance}",), trainer.config)
-    elif hindrance == "":
+    elif hindrance is not None:
         teller.on_phase("the closed form")
         trainer, done, said = _better_solver(given, trainer, done)
         teller.on_choices((said,), trainer.config)
     return trainer, done
-
-
-def _with_or_without_time(trainer: Trainer, done: Progress) -> str:
-    """Let a model forget when it is asked where validation is no better with the time; say what it was."""
-    config = trainer.config
-    towers = [cast("QueryTower", each.model.query_tower) for each in trainer.objectives]
-    modules = [tower.question_time for tower in towers]
-    known = done.best_metric
-    assert known is not None
-    for tower in towers:
-        tower.question_time = None
-    unknown = trainer.validate()
-    done.log.insert(0, record_of("towers.question_time", {"off": unknown, "on": known}))
-    figures = f"validation {config.training.metric} is {known:.4f} with it, {unknown:.4f} without"
-    if unknown < known:
-        for tower, module in zip(towers, modules, strict=True):
-            tower.question_time = module
-        return f"towers.question_time = 'on': {figures}"
-    trainer.config = with_values(config, {"towers.question_time": "off"})
-    done.best_metric = unknown
-    return f"towers.question_time = 'off': {figures}"
 
 
 def _no_closed_form(given: Config, trainer: Trainer) -> str | None:
