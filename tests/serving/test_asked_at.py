@@ -365,9 +365,8 @@ def test_after_a_longer_gap_than_training_saw_the_time_is_unknown(
     last = last_of(short, 3)
     times = [last + longest, last + longest + 1, NOON, NOON + 5 * 3600]
     vectors = short.encode_queries([3] * 4, at=times)
-    np.testing.assert_array_equal(
-        vectors[0], Retriever.open(bundle).encode_queries(3, at=times[0])[0]
-    )
+    without_limit = Retriever.open(bundle).encode_queries(3, at=times[0])
+    np.testing.assert_allclose(vectors[:1], without_limit, atol=1e-5)
     np.testing.assert_allclose(vectors[1:3], vectors[2:4], atol=1e-5)
     assert np.abs(vectors[0] - vectors[1]).max() > 1e-2
     file, inputs = tmp_path / "query_tower.onnx", TowerInputs(short)
