@@ -152,7 +152,13 @@ def tiny_trained(
         out=tmp_path_factory.mktemp("tiny") / "model",
         config={
             "training": {"epochs": 2, "batch_size": 256},
-            "towers": {"dim": 16, "history": "pooled", "query_id": "off", "question_time": "off"},
+            "towers": {
+                "dim": 16,
+                "history": "pooled",
+                "query_id": "off",
+                "question_time": "off",
+                "similarity": "dot",
+            },
         },
         name="tiny world",
     )

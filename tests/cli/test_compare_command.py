@@ -43,7 +43,7 @@ class TestPrinted:
         lines = outcome.out.splitlines()
         assert "12 test queries, all 10 items, seen" in outcome.out
         (dim,) = [line for line in lines if "towers.dim" in line]
-        assert [cell.strip() for cell in dim.split("│")[1:-1]] == ["towers.dim", "8", "4", "64"]
+        assert [cell.strip() for cell in dim.split("│")[1:-1]] == ["towers.dim", "8", "4", ""]
         (wide,) = [line for line in lines if line.startswith("│ wide")]
         (narrow,) = [line for line in lines if line.startswith("│ narrow")]
         (gap,) = [line for line in lines if "minus wide" in line and "NDCG" not in line]
@@ -95,7 +95,7 @@ class TestPrinted:
         read = json.loads(outcome.out)
         assert read["runs"] == ["wide", "narrow"]
         assert read["settings"] == [
-            {"name": "towers.dim", "default": 64, "values": {"wide": 8, "narrow": 4}}
+            {"name": "towers.dim", "default": None, "values": {"wide": 8, "narrow": 4}}
         ]
         value, low, high = read["differences"]["narrow"]["ndcg@10"]
         assert low <= value <= high

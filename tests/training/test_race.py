@@ -22,7 +22,7 @@ from twotower.training.pipeline import train
 from twotower.training.race import (
     EARLY_EPOCHS,
     EARLY_SHARE,
-    HEAT_EPOCHS,
+    HEATS,
     IDS_FROM,
     RACE_FROM,
     open_heats,
@@ -165,7 +165,8 @@ def test_each_heat_is_won_by_the_better_on_validation(race: Race) -> None:
     others = {"towers.history": "transformer", "towers.query_id": "on"}
     said = []
     for name, value in others.items():
-        for epochs in (EARLY_EPOCHS, HEAT_EPOCHS):
+        (most,) = (heat.epochs for heat in HEATS if heat.name == name)
+        for epochs in (EARLY_EPOCHS, most):
             figures = {
                 each: best_alone(*{**now, name: each}.values(), epochs)
                 for each in (now[name], value)
@@ -289,7 +290,7 @@ def test_ctrl_c_keeps_the_best_so_far() -> None:
     )
     assert trained.contents.config.towers.history == "pooled"
     assert trained.stopped_early
-    assert max(curve_of(trained)) == best_alone("pooled", "off", HEAT_EPOCHS)
+    assert max(curve_of(trained)) == best_alone("pooled", "off", 4)
     told = Told(interrupt_in=1)
     with pytest.raises(Exception, match="nothing was kept"):
         trained_as(told)

@@ -89,5 +89,5 @@ class TestWeights:
 def test_changes() -> None:
     """64 is the default; a step is chosen for the data before anything is tried."""
     trial = Trial(1, {RATE: 0.01, "towers.dim": 64}, 0.1, 1, "finished")
-    chosen = Config.of({"training": {"learning_rate": 0.006}})
+    chosen = Config.of({"training": {"learning_rate": 0.006}, "towers": {"dim": 64}})
     assert changes(trial, chosen) == {RATE: (0.006, 0.01)}

@@ -633,7 +633,8 @@ class TestInterruption:
         self, small_world: SyntheticTables, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Ctrl-C in the middle of copying weights: a best model is there, and training goes on."""
-        settings: Settings = {"training": {"epochs": 3, "patience": 9}}
+        training: dict[str, object] = {"epochs": 3, "patience": 9}
+        settings: Settings = {"training": training, "towers": {"question_time": "off"}}
         whole = trainer_of(small_world, settings).fit()
         real, stopped = torch.Tensor.clone, 0
         for moment in range(12, 150, 23):

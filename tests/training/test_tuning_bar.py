@@ -10,7 +10,9 @@ from twotower.training.checkpoints import Progress
 from twotower.training.progress import TuningBar
 from twotower.training.study import Trial
 
-DEFAULT = Config().with_settings(["training.learning_rate=0.006", "towers.query_hidden=256"])
+DEFAULT = Config().with_settings(
+    ["training.learning_rate=0.006", "towers.query_hidden=256", "towers.dim=64"]
+)
 STOCK = {"training.learning_rate": 0.006, "towers.dim": 64, "towers.query_hidden": (256,)}
 BETTER = {"training.learning_rate": 0.0123456, "towers.dim": 64, "towers.query_hidden": (512,)}
 

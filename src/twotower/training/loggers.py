@@ -98,7 +98,9 @@ class _Logger(Callback, ABC):
                 if isinstance(value, Real):
                     found[f"{prefix}/{metric}"] = float(value)
         self._scalars(found, self._epoch * self._steps_per_epoch)
-        for name in ("choices", "config"):  # validation may have decided more since the start
+        for name in sorted(
+            {"choices", "config"} & self._texts.keys()
+        ):  # validation may have decided more
             self._text(name, self._texts[name])
         if "verdict" in figures:
             self._text("verdict", figures["verdict"])

@@ -22,8 +22,6 @@ from twotower.training.choices_of_examples import no_prefixes
 from twotower.training.settings import value_of, with_values
 from twotower.training.trainer import Trainer, TrainingDivergedError
 
-HEAT_EPOCHS = 4
-"""Epochs that each setting trains before the better of two is chosen."""
 EARLY_EPOCHS, EARLY_SHARE = 2, 0.85
 """Epochs after which a setting has lost with less than this share of the other's validation metric."""
 RACE_FROM = 100
@@ -79,6 +77,7 @@ class Heat:
         name: Such as ``towers.history``.
         values: That are compared.
         unset: What the user's settings hold where they leave it open.
+        epochs: That both train before the better one is chosen.
         is_open: Whether there is anything to compare, by the settings chosen so far and the data.
         without: Returns the validation metric of a trained model that does not use what the setting turned
             on. Only if that is no worse, the other value is trained at all. None always trains it.
@@ -87,6 +86,7 @@ class Heat:
     name: str
     values: tuple[Any, ...]
     unset: Any
+    epochs: int
     is_open: Callable[[Config, Dataset], bool]
     without: Callable[[Trainer], float] | None = None
 
@@ -105,14 +105,15 @@ def _at_an_unknown_time(trainer: Trainer) -> float:
 
 
 HEATS = (
-    Heat("towers.query_hidden", (QUERY_WIDTHS, ()), None, _tries_linear),
-    Heat("towers.dim", (WIDTH, 2 * WIDTH), None, _tries_wide),
-    Heat("towers.question_time", ("on", "off"), "auto", _reads_time, _at_an_unknown_time),
-    Heat("towers.history", ("pooled", "transformer"), "auto", _tries_transformer),
-    Heat("towers.similarity", ("dot", "cosine"), "auto", _tries_cosine),
-    Heat("towers.query_id", ("off", "on"), "auto", _tries_ids),
+    Heat("towers.query_hidden", (QUERY_WIDTHS, ()), None, 2, _tries_linear),
+    Heat("towers.dim", (WIDTH, 2 * WIDTH), None, 2, _tries_wide),
+    Heat("towers.question_time", ("on", "off"), "auto", 4, _reads_time, _at_an_unknown_time),
+    Heat("towers.history", ("pooled", "transformer"), "auto", 4, _tries_transformer),
+    Heat("towers.similarity", ("dot", "cosine"), "auto", 3, _tries_cosine),
+    Heat("towers.query_id", ("off", "on"), "auto", 2, _tries_ids),
 )
-"""In this order: each is between the best settings so far and those with another value."""
+"""In this order: each is between the best settings so far and those with another value. Together they cost
+about as much as the winner, and ids are told apart sooner than encoders."""
 
 
 def open_heats(given: Config, chosen: Config, dataset: Dataset) -> tuple[Heat, ...]:
@@ -135,9 +136,8 @@ def open_heats(given: Config, chosen: Config, dataset: Dataset) -> tuple[Heat, .
 def open_to_race(heats: Sequence[Heat]) -> tuple[str, ...]:
     """Return what to say of the heats before the race."""
     names = ", ".join(heat.name for heat in heats)
-    return (
-        (f"{names}: validation decides, after up to {HEAT_EPOCHS} epochs of each",) if heats else ()
-    )
+    most = max((heat.epochs for heat in heats), default=0)
+    return (f"{names}: validation decides, after up to {most} epochs of each",) if heats else ()
 
 
 class Entrant:
@@ -171,9 +171,10 @@ class Entrant:
         metric = f"valid_{self.trainer.config.training.metric}"
         return max(float(record[metric]) for record in self._epochs(epochs))
 
-    def seconds_of(self, epochs: int) -> float:
-        """Return how long the first epochs took, validation included."""
-        return float(sum(r["seconds"] + r["validation_seconds"] for r in self._epochs(epochs)))
+    def seconds(self) -> float:
+        """Return how long all epochs so far took, validation included."""
+        done = self._epochs(self.progress.epoch)
+        return float(sum(record["seconds"] + record["validation_seconds"] for record in done))
 
     def _epochs(self, num: int) -> list[dict[str, Any]]:
         """Return the log's records of the first epochs."""
@@ -202,8 +203,8 @@ class Entrant:
 class Race:
     """Settings that train side by side on validation, of which the better goes on.
 
-    Each heat is between the best settings so far and the same with another value, after ``HEAT_EPOCHS``
-    each, or sooner where one is far ahead. The loser is dropped. The budgets are epochs, so that a seed has
+    Each heat is between the best settings so far and the same with another value, after some epochs of
+    both, or sooner where one is far ahead. The loser is dropped. The budgets are epochs, so that a seed has
     the same end on every machine.
 
     Args:
@@ -246,10 +247,10 @@ class Race:
         """Run all heats, or until Ctrl-C."""
         try:
             for place, heat in enumerate(self._heats, 1):
-                if self.best.progress.epoch < HEAT_EPOCHS:
+                if self.best.progress.epoch < heat.epochs:
                     values = (f"{name} = {_shown(value)}" for name, value in self.values().items())
                     watcher.on_phase(f"race: {', '.join(values)}")
-                    self.best.train(watcher, HEAT_EPOCHS)
+                    self.best.train(watcher, heat.epochs)
                 if self.best.progress.interrupted:
                     return
                 self._heat(place, heat, watcher)
@@ -262,14 +263,14 @@ class Race:
         now = value_of(best.trainer.config, heat.name)
         value = next(each for each in heat.values if each != now)
         if heat.without is not None:
-            known, unread = best.best_of(HEAT_EPOCHS), best.without(heat)
+            known, unread = best.best_of(heat.epochs), best.without(heat)
             if unread < known:
                 self.said.append(
-                    f"{heat.name} = {_shown(now)}: after {HEAT_EPOCHS} epochs validation "
+                    f"{heat.name} = {_shown(now)}: after {heat.epochs} epochs validation "
                     f"{best.trainer.config.training.metric} is {known:.4f}, {unread:.4f} if it is not read"
                 )
                 figures = {now: known, f"{now}, but not read": unread}
-                self.records.append(record_of(heat.name, figures, epochs=HEAT_EPOCHS))
+                self.records.append(record_of(heat.name, figures, epochs=heat.epochs))
                 return
         watcher.on_phase(f"race: {heat.name} = {_shown(value)}")
         values = {**self.values(), heat.name: value}
@@ -278,7 +279,7 @@ class Race:
         other = Entrant(Trainer(dataset, sides, settings), self._out, place, resume=self._resume)
         lead = f"{heat.name} = {_shown(now)}: a training with {_shown(value)}"
         try:
-            epochs = _compared(best, other, watcher)
+            epochs = _compared(best, other, heat.epochs, watcher)
         except TrainingDivergedError:
             self.said.append(f"{lead} diverged")
             return
@@ -287,7 +288,7 @@ class Race:
             best.progress.interrupt()
             return
         figures = {now: best.best_of(epochs), value: other.best_of(epochs)}
-        seconds = {now: best.seconds_of(epochs), value: other.seconds_of(epochs)}
+        seconds = {now: best.seconds(), value: other.seconds()}
         chosen, lost = (value, now) if figures[value] > figures[now] else (now, value)
         if chosen == value:
             self.best, other = other, best
@@ -312,7 +313,7 @@ def record_of(
         name: Of the setting.
         figures: The validation metric by value.
         epochs: After which they were compared; None after whole trainings.
-        seconds: How long they took.
+        seconds: How long each has been trained by then.
     """
     compared: list[dict[str, Any]] = [{"value": v, "metric": found} for v, found in figures.items()]
     if seconds is not None:
@@ -401,20 +402,20 @@ def train_best(
     return Raced(best.trainer, best.progress, best.work)
 
 
-def _compared(best: Entrant, other: Entrant, bar: Callback) -> int:
+def _compared(best: Entrant, other: Entrant, most: int, bar: Callback) -> int:
     """Train settings until they can be compared with the best so far.
 
     Returns:
         The epochs of each after which they can; 0 where Ctrl-C ended the training.
     """
-    for epochs in (EARLY_EPOCHS, HEAT_EPOCHS):
+    for epochs in (EARLY_EPOCHS, most):
         other.train(bar, epochs)
         if other.progress.interrupted:
             return 0
         low, high = sorted((best.best_of(epochs), other.best_of(epochs)))
         if low < EARLY_SHARE * high:
             return epochs
-    return HEAT_EPOCHS
+    return most
 
 
 def _shown(value: Any) -> str:
