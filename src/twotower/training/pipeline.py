@@ -21,7 +21,7 @@ from twotower.training.finish import finish
 from twotower.training.indexing import check_index
 from twotower.training.loggers import MLflowLogger, TensorBoardLogger
 from twotower.training.notebook import callback_of
-from twotower.training.race import open_heats, open_to_race, train_best
+from twotower.training.race import open_heats, told_with, train_best
 from twotower.training.retraining import Refit, learnt_by
 from twotower.training.solver import with_better_solver
 from twotower.training.task import Given, Task, View
@@ -156,7 +156,7 @@ def train(
             )
     settings, choices = resolve(given, dataset, custom=custom)
     heats = () if custom else open_heats(given, settings, dataset)
-    teller.on_choices((*choices, *open_to_race(heats)), settings)
+    teller.on_choices(told_with(choices, heats), settings)
     untrained = deepcopy(towers) if seeds > 1 or learnt is not None else {}
     trainer = Trainer(dataset, sides, settings, **towers)
     of_seed = f", seed {settings.training.seed} (1 of {seeds})" if seeds > 1 else ""
@@ -250,7 +250,7 @@ def train_views(
     teller.on_data(task.dataset, tuple(dict.fromkeys(task.decisions)), task.sides.features)
     settings, choices = resolve(task.config, task.dataset)
     heats = open_heats(task.config, settings, task.dataset)
-    teller.on_choices((*choices, *open_to_race(heats)), settings)
+    teller.on_choices(told_with(choices, heats), settings)
     trainer = Trainer(task.dataset, task.sides, settings)
     raced = train_best(
         task.config, trainer, heats, out=target, resume=resume, minutes=minutes, bar=teller

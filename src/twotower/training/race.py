@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -133,11 +134,14 @@ def open_heats(given: Config, chosen: Config, dataset: Dataset) -> tuple[Heat, .
     )
 
 
-def open_to_race(heats: Sequence[Heat]) -> tuple[str, ...]:
-    """Return what to say of the heats before the race."""
-    names = ", ".join(heat.name for heat in heats)
-    most = max((heat.epochs for heat in heats), default=0)
-    return (f"{names}: validation decides, after up to {most} epochs of each",) if heats else ()
+def told_with(choices: Sequence[str], heats: Sequence[Heat]) -> tuple[str, ...]:
+    """Return the sentences of the choices, where one says of what is open that validation decides."""
+    raced = tuple(f"{heat.name} = " for heat in heats)
+    others = tuple(said for said in choices if not said.startswith(raced))
+    if not heats:
+        return tuple(choices)
+    names, most = ", ".join(heat.name for heat in heats), max(heat.epochs for heat in heats)
+    return (*others, f"{names}: validation decides, after up to {most} epochs of each")
 
 
 class Entrant:
@@ -159,12 +163,13 @@ class Entrant:
             if resume:
                 self.progress = self.work.load_if_fit() if place else self.work.load()
 
-    def train(self, watcher: Callback, until: int | None = None) -> None:
-        """Train until so many epochs are done, or to the end; what was dropped stays as it is."""
-        is_dropped = self.progress.epoch > 0 and not self.progress.model
-        if not is_dropped and (until is None or self.progress.epoch < until):
+    def train(self, watcher: Callback, pause: Callable[[Progress], bool] | None = None) -> None:
+        """Train until ``pause`` says so, or to the end; what was dropped stays as it is."""
+        done = self.progress
+        is_dropped = done.epoch > 0 and not done.model
+        if not is_dropped and (pause is None or not done.epoch or not pause(done)):
             save = None if self.work is None else self.work.save
-            self.trainer.fit(progress=self.progress, watcher=watcher, save=save, until=until)
+            self.trainer.fit(progress=done, watcher=watcher, save=save, pause=pause)
 
     def best_of(self, epochs: int) -> float:
         """Return the best validation metric of the first epochs."""
@@ -243,35 +248,42 @@ class Race:
         config = self.best.trainer.config
         return {heat.name: value_of(config, heat.name) for heat in self._heats}
 
-    def run(self, watcher: Callback) -> None:
-        """Run all heats, or until Ctrl-C."""
+    def run(self, watcher: Callback, teller: Callback | None = None) -> None:
+        """Run all heats, or until Ctrl-C.
+
+        Args:
+            watcher: Follows the trainings.
+            teller: Is told the result of each heat; None for ``watcher``.
+        """
+        teller = teller or watcher
         try:
             for place, heat in enumerate(self._heats, 1):
                 if self.best.progress.epoch < heat.epochs:
                     values = (f"{name} = {_shown(value)}" for name, value in self.values().items())
                     watcher.on_phase(f"race: {', '.join(values)}")
-                    self.best.train(watcher, heat.epochs)
+                    self.best.train(watcher, partial(_has_epochs, heat.epochs))
                 if self.best.progress.interrupted:
                     return
-                self._heat(place, heat, watcher)
+                said = self._heat(place, heat, watcher)
+                self.said.append(said)
+                teller.on_choices((said,), self.best.trainer.config)
         except KeyboardInterrupt:
             self.best.progress.interrupt()
 
-    def _heat(self, place: int, heat: Heat, watcher: Callback) -> None:
-        """Compare the best settings so far with another value of one of them."""
+    def _heat(self, place: int, heat: Heat, watcher: Callback) -> str:
+        """Compare the best settings so far with another value of one of them; return how it ended."""
         best = self.best
         now = value_of(best.trainer.config, heat.name)
         value = next(each for each in heat.values if each != now)
         if heat.without is not None:
             known, unread = best.best_of(heat.epochs), best.without(heat)
             if unread < known:
-                self.said.append(
+                figures = {now: known, f"{now}, but not read": unread}
+                self.records.append(record_of(heat.name, figures, epochs=heat.epochs))
+                return (
                     f"{heat.name} = {_shown(now)}: after {heat.epochs} epochs validation "
                     f"{best.trainer.config.training.metric} is {known:.4f}, {unread:.4f} if it is not read"
                 )
-                figures = {now: known, f"{now}, but not read": unread}
-                self.records.append(record_of(heat.name, figures, epochs=heat.epochs))
-                return
         watcher.on_phase(f"race: {heat.name} = {_shown(value)}")
         values = {**self.values(), heat.name: value}
         dataset, sides = best.trainer.dataset, best.trainer.sides
@@ -281,23 +293,21 @@ class Race:
         try:
             epochs = _compared(best, other, heat.epochs, watcher)
         except TrainingDivergedError:
-            self.said.append(f"{lead} diverged")
-            return
+            return f"{lead} diverged"
         if not epochs:
-            self.said.append(f"{lead} was not finished")
             best.progress.interrupt()
-            return
+            return f"{lead} was not finished"
         figures = {now: best.best_of(epochs), value: other.best_of(epochs)}
         seconds = {now: best.seconds(), value: other.seconds()}
         chosen, lost = (value, now) if figures[value] > figures[now] else (now, value)
         if chosen == value:
             self.best, other = other, best
         other.drop()
-        self.said.append(
+        self.records.append(record_of(heat.name, figures, epochs=epochs, seconds=seconds))
+        return (
             f"{heat.name} = {_shown(chosen)}: after {epochs} epochs validation "
             f"{settings.training.metric} is {figures[chosen]:.4f}, {figures[lost]:.4f} with {_shown(lost)}"
         )
-        self.records.append(record_of(heat.name, figures, epochs=epochs, seconds=seconds))
 
 
 def record_of(
@@ -380,10 +390,8 @@ def train_best(
             f"{argument('resume')} must go with {argument('out')}, got no {argument('out')}."
         )
     race = Race(given, first, heats, out=out, resume=resume)
-    race.run(bar)
+    race.run(bar, teller)
     best = race.best
-    if race.said:
-        teller.on_choices(tuple(race.said), best.trainer.config)
     if not best.progress.interrupted:
         teller.on_phase(phase)
         best.train(teller)
@@ -402,20 +410,25 @@ def train_best(
     return Raced(best.trainer, best.progress, best.work)
 
 
-def _compared(best: Entrant, other: Entrant, most: int, bar: Callback) -> int:
+def _compared(best: Entrant, other: Entrant, most: int, watcher: Callback) -> int:
     """Train settings until they can be compared with the best so far.
 
     Returns:
         The epochs of each after which they can; 0 where Ctrl-C ended the training.
     """
-    for epochs in (EARLY_EPOCHS, most):
-        other.train(bar, epochs)
-        if other.progress.interrupted:
-            return 0
-        low, high = sorted((best.best_of(epochs), other.best_of(epochs)))
-        if low < EARLY_SHARE * high:
-            return epochs
-    return most
+
+    def is_told(done: Progress) -> bool:
+        if done.epoch < EARLY_EPOCHS or done.epoch >= most:
+            return done.epoch >= most
+        low, high = sorted((best.best_of(EARLY_EPOCHS), other.best_of(EARLY_EPOCHS)))
+        return low < EARLY_SHARE * high
+
+    other.train(watcher, is_told)
+    return 0 if other.progress.interrupted else min(most, other.progress.epoch)
+
+
+def _has_epochs(num: int, done: Progress) -> bool:
+    return done.epoch >= num
 
 
 def _shown(value: Any) -> str:

@@ -232,7 +232,7 @@ class Trainer:
         watcher: Callback | None = None,
         save: Callable[[Progress], None] | None = None,
         epochs: int | None = None,
-        until: int | None = None,
+        pause: Callable[[Progress], bool] | None = None,
     ) -> Progress:
         """Train until ``training.metric`` on validation stops rising, and load the best weights.
 
@@ -242,8 +242,8 @@ class Trainer:
             save: Called after each epoch.
             epochs: At least 0: train for so many without a validation, and keep the last weights, as where
                 validation is learnt from, too. Schedules are those of ``training.epochs``.
-            until: Pause after so many epochs in all, to be gone on with from the progress; None trains to
-                the end.
+            pause: Returns after each epoch whether to pause, to be gone on with from the progress; None
+                trains to the end.
 
         Returns:
             The progress, whose ``best_metric`` is None if Ctrl-C came before the first validation.
@@ -260,8 +260,6 @@ class Trainer:
         if self.spectral is not None:
             return self._without_steps(progress, watcher, validates=epochs is None)
         most = settings.epochs if epochs is None else epochs
-        if until is not None:
-            most = min(most, until)
         threads_before = torch.get_num_threads()
         try:
             torch.set_num_threads(runtime.choose_threads(settings.threads))
@@ -286,6 +284,8 @@ class Trainer:
             while progress.epoch < most and (
                 progress.best_metric is None or progress.epochs_since_best < settings.patience
             ):
+                if pause is not None and progress.epoch and pause(progress):
+                    break
                 record = self._epoch(
                     progress, optimizers, average, watcher, validates=epochs is None
                 )
@@ -298,7 +298,7 @@ class Trainer:
             torch.set_num_threads(threads_before)
             self._set_precision("float32")  # as it is served; validation ran as the training did
             watcher.on_end()
-        is_paused = until is not None and not progress.interrupted
+        is_paused = pause is not None and not progress.interrupted
         best = progress.best_metric
         if (
             best is not None

@@ -156,12 +156,11 @@ def tune(
     dataset, sides = task.dataset, task.sides
     teller.on_data(dataset, task.decisions, sides.features)
     deadline = time.monotonic() + 60 * minutes
-    default, choices = resolve(task.config, dataset)
+    default, _ = resolve(task.config, dataset)
     values = studies.raced(folder) if resume else None
     if values is None:
-        values, said = _raced(task, default, minutes, teller)
-        choices = (*choices, *said)
-    default, _ = resolve(with_values(task.config, values), dataset)
+        values = _raced(task, default, minutes, teller)
+    default, choices = resolve(with_values(task.config, values), dataset)
     space = studies.search_space(default, dataset, sides, without=without)
     if not space:
         raise ConfigError("something must be left to search, got every setting fixed; use train.")
@@ -199,10 +198,8 @@ def tune(
     return Tuned(trained, trials, default, studies.changes(best, default), folder, interrupted)
 
 
-def _raced(
-    task: Task, default: Config, minutes: float, teller: Callback
-) -> tuple[dict[str, Any], list[str]]:
-    """Return the values of what is open that the race prefers, and a sentence for each.
+def _raced(task: Task, default: Config, minutes: float, teller: Callback) -> dict[str, Any]:
+    """Return the values of what is open that the race prefers.
 
     Raises:
         NothingLearntError: Ctrl-C ended the race.
@@ -210,7 +207,7 @@ def _raced(
     """
     heats = open_heats(task.config, default, task.dataset)
     if not heats:
-        return {}, []
+        return {}
     race = Race(task.config, Trainer(task.dataset, task.sides, default), heats)
     deadline = Deadline(minutes)
     race.run(Callbacks([teller, deadline]))
@@ -218,7 +215,7 @@ def _raced(
         raise NothingLearntError(
             "Interrupted in the race before the first trial: nothing was kept."
         )
-    return race.values(), race.said
+    return race.values()
 
 
 class _StoppedError(Exception):
