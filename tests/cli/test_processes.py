@@ -30,7 +30,11 @@ MODULES = (
 )
 PATIENCE = 600
 """Seconds that a process may take: what a busy machine needs decides nothing."""
-ONCE = ("--set", "towers.history=pooled", "--set", "towers.query_id=off")
+ONCE = tuple(
+    word
+    for setting in ("history=pooled", "query_id=off", "question_time=off", "similarity=dot")
+    for word in ("--set", f"towers.{setting}")
+)
 """By default several settings race on validation before the training."""
 SLOW = (*ONCE, "--set", "training.batch_size=1")
 LAST_CHOICE = "loss.negatives"

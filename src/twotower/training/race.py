@@ -278,7 +278,7 @@ class Race:
         if heat.without is not None:
             known, unread = best.best_of(heat.epochs), best.without(heat)
             if unread < known:
-                figures = {now: known, f"{now}, but not read": unread}
+                figures = {now: known, "not read": unread}
                 self.records.append(record_of(heat.name, figures, epochs=heat.epochs))
                 return (
                     f"{heat.name} = {_shown(now)}: after {heat.epochs} epochs validation "
