@@ -29,10 +29,9 @@ import numpy.typing as npt
 import public_sets
 from common import RESULTS, cached, default_of, is_kept, report
 from objective import differences
-from twotower.baselines.specs import fit_baselines
+from twotower.baselines.specs import BASELINES, fit_baselines
 from twotower.config import Config
 from twotower.data.dataset import Part
-from twotower.evaluation.figures import methods
 from twotower.evaluation.intervals import difference_intervals, mean_intervals
 from twotower.evaluation.ranking import Scorer, evaluate_on
 from twotower.training.task import Task
@@ -97,17 +96,22 @@ def lines(default: Sequence[Values], baselines: Mapping[str, Values]) -> list[di
     corrected = differences({DEFAULT: mean, **baselines}, MAIN, DEFAULT)
     rows = []
     for method, values in {DEFAULT: mean, **baselines}.items():
-        intervals = mean_intervals({m: values[m] for m in SHOWN})
-        row: dict[str, Any] = {"": methods().get(method, method)}
+        interval = mean_intervals({MAIN: values[MAIN]})[MAIN]
+        row: dict[str, Any] = {"": label_of(method)}
         for metric in SHOWN:
-            found = intervals[metric]
-            row[metric] = f"{found.value:.4f} ({found.low:.4f} to {found.high:.4f})"
+            row[metric] = f"{values[metric].mean():.4f}"
+        row["95 %"] = f"{interval.low:.4f} to {interval.high:.4f}"
         if method in corrected:
             value, low, high = corrected[method]
             row["default less it, Holm"] = f"{-value:+.4f} ({-high:+.4f}, {-low:+.4f})"
             row["plain"] = difference(mean, values)
         rows.append((float(values[MAIN].mean()), row))
     return [row for _, row in sorted(rows, key=lambda each: -each[0])]
+
+
+def label_of(method: str) -> str:
+    """Return what people call a method."""
+    return BASELINES[method].label if method in BASELINES else method
 
 
 def difference(ours: Values, theirs: Values) -> str:
