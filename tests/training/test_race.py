@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,21 +17,26 @@ from twotower.data.splits import split
 from twotower.errors import ConfigError
 from twotower.serving.retriever import Retriever
 from twotower.training.callbacks import Callback
+from twotower.training.checkpoints import Progress
 from twotower.training.choices import resolve
-from twotower.training.pipeline import train
+from twotower.training.pipeline import train, train_views
 from twotower.training.race import (
     EARLY_EPOCHS,
     EARLY_SHARE,
     HEATS,
     IDS_FROM,
     RACE_FROM,
+    Entrant,
+    _compared,
     open_heats,
+    record_of,
 )
 from twotower.training.settings import value_of
-from twotower.training.task import Task
+from twotower.training.task import Task, View
 from twotower.training.trained import Trained
 from twotower.training.trainer import Trainer, TrainingDivergedError
 from twotower.training.tune import tune
+from twotower.training.word_share import untrained_kept
 
 NUM_QUERIES, NUM_EVENTS = RACE_FROM + 4, 24
 RACED = ("towers.history", "towers.query_id")
@@ -343,6 +348,144 @@ def test_minutes_are_of_one_seed() -> None:
         trained_as(minutes=2.0, seeds=2)
     with pytest.raises(ValueError, match="minutes must be finite and above 0, got 0"):
         trained_as(minutes=0)
+
+
+def test_stopped_twice_in_the_race_the_best_weights_are_kept(tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    once = trained_as(Told(interrupt_in=2), out=out)
+    twice = trained_as(Told(interrupt_in=1), out=out, resume=True)
+    assert twice.stopped_early
+    assert twice.figures["model"] == once.figures["model"]
+
+
+def test_stopped_in_the_race_a_logger_gets_the_figures(tmp_path: Path) -> None:
+    folder = tmp_path / "board"
+    trained = trained_as(Told(interrupt_in=2), tensorboard=folder)
+    assert trained.stopped_early
+    assert list(folder.rglob("events.*"))
+
+
+def entrants(*curves: list[float]) -> list[Entrant]:
+    """Return entrants of a race whose validation was as given."""
+    made = []
+    for curve in curves:
+        entrant = Entrant(trainer_of({}), None, 0, resume=False)
+        log = [{"epoch": n, "valid_ndcg@10": found} for n, found in enumerate(curve, 1)]
+        entrant.progress = Progress(epoch=len(curve), log=log)
+        made.append(entrant)
+    return made
+
+
+def test_an_early_end_is_found_again_whatever_was_trained_since() -> None:
+    best, other = entrants([0.10, 0.10, 0.20, 0.21], [0.15, 0.15, 0.15, 0.16])
+    assert _compared(best, other, 4, Callback()) == EARLY_EPOCHS
+    assert other.best_of(EARLY_EPOCHS) > best.best_of(EARLY_EPOCHS)
+    best, other = entrants([0.10, 0.14, 0.20, 0.21], [0.15, 0.15, 0.15, 0.16, 0.3])
+    assert _compared(best, other, 4, Callback()) == 4
+    assert other.best_of(4) == 0.16
+
+
+class Heavy(Told):
+    """A machine that has no memory for the second training."""
+
+    def on_start(self, steps_per_epoch: int, progress: Any) -> None:
+        super().on_start(steps_per_epoch, progress)
+        if len(self.phases) == 2:
+            raise ConfigError("memory must hold the transformer.")
+
+
+def test_settings_that_do_not_fit_lose() -> None:
+    told = Heavy()
+    trained = trained_as(told, towers={"query_id": "off"})
+    said = "towers.history = 'pooled': a training with 'transformer' was not possible: memory must"
+    assert told.choices[1] == (f"{said} hold the transformer.",)
+    assert len(curve_of(trained)) == 5
+
+
+def test_ctrl_c_in_a_heat_ends_the_race_where_the_next_wants_more_epochs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As with views that have an order: an early heat of two epochs comes before one of four."""
+    heats = tuple(
+        replace(heat, epochs=2) if heat.name == "towers.history" else heat for heat in HEATS
+    )
+    heats = tuple(
+        replace(heat, epochs=4) if heat.name == "towers.query_id" else heat for heat in heats
+    )
+    monkeypatch.setattr("twotower.training.race.HEATS", heats)
+    told = Told(interrupt_in=2)
+    trained = trained_as(told)
+    assert trained.stopped_early
+    assert len(curve_of(trained)) == 2
+    assert len(told.phases) == 2
+
+
+def periods() -> pl.DataFrame:
+    """Return events of a few days a query, among which nothing but popularity is to be learnt."""
+    rng = np.random.default_rng(0)
+    num_queries, num_events = 500, 12
+    start = np.repeat(rng.random(num_queries) * 1e7, num_events)
+    return pl.DataFrame(
+        {
+            "user_id": np.repeat(np.arange(num_queries), num_events),
+            "item_id": np.minimum(rng.geometric(0.05, len(start)), 59),
+            "timestamp": 1.6e9 + start + rng.random(len(start)) * 1e6,
+        }
+    )
+
+
+def test_stopped_in_the_race_of_a_cut_in_time_new_queries_are_settled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("twotower.training.race.RACE_FROM", 20)
+    training = {"epochs": 4, "batch_size": 256, "gap_days": 0}
+    config = {"towers": {"dim": 8}, "training": training}
+    told = Told(interrupt_in=2)
+    stopped = train(periods(), config=config, split="temporal", progress=told, baselines=[])
+    assert stopped.stopped_early
+    assert told.phases[-1] == "race: towers.history = 'transformer'"
+    assert any("queries without events are answered by" in said for (said, *_) in told.choices)
+
+
+def test_a_start_that_was_kept_is_told_beside_a_race() -> None:
+    race = record_of("towers.history", {"pooled": 0.2, "transformer": 0.1}, epochs=4)
+    log = [race, {"event": "untrained", "best_of_training": 0.2}, {"epoch": 1}]
+    said = untrained_kept(Progress(best_metric=0.3, log=log), "ndcg@10")
+    assert "whose validation ndcg@10 of 0.3000 no epoch reached (at best 0.2000)" in said
+
+
+def test_views_race_for_a_linear_mix_and_its_width() -> None:
+    rng = np.random.default_rng(0)
+    views = {
+        name: View(
+            pl.DataFrame(
+                {"user_id": np.repeat(np.arange(150), 8), "item_id": rng.integers(0, 40, 1200)}
+            )
+        )
+        for name in ("books", "films")
+    }
+    told = Told()
+    config = {"training": {"epochs": 2, "batch_size": 256, "threads": 1}}
+    trained = train_views(views, config=config, progress=told, baselines=[])
+    assert told.phases[1:3] == [
+        "race: towers.query_hidden = []" if value == "" else f"race: towers.dim = {value}"
+        for value in ("", "128")
+    ]
+    towers = trained.views["books"].contents.config.towers
+    assert [said.split(":")[0] for (said,) in told.choices[1:3]] == [
+        f"towers.query_hidden = {list(towers.query_widths)}",
+        f"towers.dim = {towers.dim}",
+    ]
+
+
+def test_the_closed_form_is_tried_after_the_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr("twotower.training.callbacks.time", clock)
+    frame = loyal(0).drop("timestamp").unique(["user_id", "item_id"], maintain_order=True)
+    config = {"training": {"epochs": 50, "threads": 1}, "towers": {"dim": 8}}
+    train(frame, config=config, progress=clock, baselines=[], minutes=3.0)
+    assert any(said.startswith("training.solver = ") for (said, *_) in clock.choices)
+    assert any("minutes: the time was up after epoch" in said for (said, *_) in clock.choices)
 
 
 def test_settings_that_diverge_lose() -> None:

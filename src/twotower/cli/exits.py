@@ -28,7 +28,7 @@ MEANINGS = {
     PIPE_CLOSED: "The program that reads the output closed it, as head does.",
     REFUSED: "The input was wrong: an option, a setting, a table, a bundle. One sentence says why.",
     FOUND: "doctor found what --fail-on names.",
-    STOPPED_EARLY: "Ctrl-C or --minutes ended a training early. The bundle is written; --resume goes on.",
+    STOPPED_EARLY: "Ctrl-C or --minutes ended the training. The bundle is written; --resume goes on.",
     BUG: "A bug in twotower. The standard error has the trace to report.",
     INTERRUPTED: "Ctrl-C ended the command before it wrote anything.",
     TERMINATED: "SIGTERM ended the command. After an epoch of training, --resume goes on.",

@@ -40,15 +40,17 @@ def note(figures: Mapping[str, Any]) -> str | None:
     if learnt is None:
         return None
     epochs = figures["refit"]["epochs"]
+    how = f"trained once more, for as many epochs as validation chose ({epochs}),"
+    if not epochs:
+        how = "fitted once more, without training steps,"
     if learnt == "valid":
         return (
-            f"The model was trained once more, for as many epochs as validation chose ({epochs}), on the "
-            "training and validation events together, and so were the baselines; the figures are of these."
+            f"The model was {how} on the training and validation events together, and so were the "
+            "baselines; the figures are of these."
         )
     return (
-        f"The bundle's model was trained once more, for as many epochs as validation chose ({epochs}), on "
-        "all events, those of the test included, so that nothing is held out from it. The figures are of "
-        "the model before, which learnt the training events alone."
+        f"The bundle's model was {how} on all events, those of the test included, so that nothing is held "
+        "out from it. The figures are of the model before, which learnt the training events alone."
     )
 
 

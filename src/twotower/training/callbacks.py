@@ -58,7 +58,7 @@ class Callback:
         """A phase begins: a training, a baseline, the evaluation, the index.
 
         Args:
-            phase: Its name, such as ``training with query ids`` or ``baseline EASE with decay``.
+            phase: Its name, such as ``race: towers.query_id = 'on'`` or ``baseline EASE with decay``.
         """
 
     def on_start(self, steps_per_epoch: int, progress: "Progress") -> None:

@@ -36,6 +36,7 @@ class _Logger(Callback, ABC):
         self._texts: dict[str, str] = {}
         self._settings: dict[str, Any] = {}
         self._steps_per_epoch = 0
+        self._has_begun = False
         self._epoch = 0
 
     def on_data(
@@ -58,14 +59,18 @@ class _Logger(Callback, ABC):
     def on_start(self, steps_per_epoch: int, progress: Progress) -> None:
         """Open the run and write down what was noted."""
         self._steps_per_epoch, self._epoch = steps_per_epoch, progress.epoch
-        self._open()
-        for name, text in self._texts.items():
-            self._text(name, text)
+        self._begin()
         for (
             record
         ) in progress.log:  # epochs before: of a race, or of a training that was interrupted
             if "epoch" in record:
                 self.on_epoch(record)
+
+    def _begin(self) -> None:
+        self._has_begun = True
+        self._open()
+        for name, text in self._texts.items():
+            self._text(name, text)
 
     def on_step(self, step: int, loss: Callable[[], float], examples: int) -> None:  # noqa: ARG002
         """Write the loss of every twentieth batch."""
@@ -87,6 +92,8 @@ class _Logger(Callback, ABC):
 
     def on_figures(self, figures: Figures, stopped_early: bool) -> None:
         """Write the figures of the model and of the baselines, and what they say."""
+        if not self._has_begun:  # it was interrupted in the race
+            self._begin()
         part = figures["protocol"]["part"]
         found: dict[str, float] = {}
         for method, metrics in figures.items():
@@ -98,10 +105,9 @@ class _Logger(Callback, ABC):
                 if isinstance(value, Real):
                     found[f"{prefix}/{metric}"] = float(value)
         self._scalars(found, self._epoch * self._steps_per_epoch)
-        for name in sorted(
-            {"choices", "config"} & self._texts.keys()
-        ):  # validation may have decided more
-            self._text(name, self._texts[name])
+        for name in ("choices", "config"):
+            if name in self._texts:  # validation may have decided more since the start
+                self._text(name, self._texts[name])
         if "verdict" in figures:
             self._text("verdict", figures["verdict"])
         said = note(figures)

@@ -86,7 +86,8 @@ def train(
         resume: Whether to go on from the checkpoint that an interrupted training left beside ``out``.
         minutes: Budget of the training on the wall clock, above 0; None has no limit. When the time is up,
             the training ends as by Ctrl-C: the best weights so far are kept, and ``resume`` goes on. The
-            race counts; reading the data, the closed form, the evaluation and ``refit`` come on top.
+            race counts; reading the data, the closed form and the evaluation come on top. ``refit`` is
+            then left out.
         seeds: How many times to train, each with another seed, at least 1. The bundle is that of the
             first; the figures then say how far the others spread, under ``seeds``.
         baselines: What the model is held against; see ``fit_baselines``.
@@ -158,11 +159,10 @@ def train(
     heats = () if custom else open_heats(given, settings, dataset)
     teller.on_choices(told_with(choices, heats), settings)
     untrained = deepcopy(towers) if seeds > 1 or learnt is not None else {}
-    trainer = Trainer(dataset, sides, settings, **towers)
     of_seed = f", seed {settings.training.seed} (1 of {seeds})" if seeds > 1 else ""
     raced = train_best(
         given,
-        trainer,
+        Trainer(dataset, sides, settings, **towers),
         heats,
         out=target,
         resume=resume,
@@ -171,7 +171,9 @@ def train(
         bar=bar,
         teller=teller,
     )
-    trainer, done = with_better_solver(given, raced.trainer, raced.done, teller)
+    trainer, done = with_better_solver(
+        given, raced.trainer, raced.done, teller, is_time_up=raced.is_time_up
+    )
     (trained,) = finish(
         task,
         trainer,
@@ -251,10 +253,11 @@ def train_views(
     settings, choices = resolve(task.config, task.dataset)
     heats = open_heats(task.config, settings, task.dataset)
     teller.on_choices(told_with(choices, heats), settings)
-    trainer = Trainer(task.dataset, task.sides, settings)
+    first = Trainer(task.dataset, task.sides, settings)
     raced = train_best(
-        task.config, trainer, heats, out=target, resume=resume, minutes=minutes, bar=teller
+        task.config, first, heats, out=target, resume=resume, minutes=minutes, bar=teller
     )
+    del first
     trainer, done = with_better_solver(task.config, raced.trainer, raced.done, teller)
     trained = finish(
         task,

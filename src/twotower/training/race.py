@@ -11,7 +11,7 @@ import numpy as np
 from twotower.caller import argument
 from twotower.config import QUERY_WIDTHS, WIDTH, Config
 from twotower.data.dataset import Dataset, Part
-from twotower.errors import ArgumentError, NothingLearntError
+from twotower.errors import ArgumentError, ConfigError, NothingLearntError
 from twotower.losses.loss_kinds import LOSSES
 from twotower.toml import toml_value
 from twotower.towers.model import QueryTower
@@ -191,6 +191,7 @@ class Entrant:
         for record in self.progress.log:
             if record.get("event") == heat.name:
                 return float(record["metric"])
+        self.trainer.measure_start()
         self.trainer.trained.load_state_dict(self.progress.best_model)
         found = heat.without(self.trainer)
         self.progress.log.append({"event": heat.name, "metric": found})
@@ -267,6 +268,8 @@ class Race:
                 said = self._heat(place, heat, watcher)
                 self.said.append(said)
                 teller.on_choices((said,), self.best.trainer.config)
+                if self.best.progress.interrupted:
+                    return
         except KeyboardInterrupt:
             self.best.progress.interrupt()
 
@@ -278,7 +281,7 @@ class Race:
         if heat.without is not None:
             known, unread = best.best_of(heat.epochs), best.without(heat)
             if unread < known:
-                figures = {now: known, "not read": unread}
+                figures = {now: known, None: unread}
                 self.records.append(record_of(heat.name, figures, epochs=heat.epochs))
                 return (
                     f"{heat.name} = {_shown(now)}: after {heat.epochs} epochs validation "
@@ -288,12 +291,16 @@ class Race:
         values = {**self.values(), heat.name: value}
         dataset, sides = best.trainer.dataset, best.trainer.sides
         settings, _ = resolve(with_values(self._given, values), dataset)
-        other = Entrant(Trainer(dataset, sides, settings), self._out, place, resume=self._resume)
         lead = f"{heat.name} = {_shown(now)}: a training with {_shown(value)}"
         try:
+            trainer = Trainer(dataset, sides, settings)
+            other = Entrant(trainer, self._out, place, resume=self._resume)
+            del trainer
             epochs = _compared(best, other, heat.epochs, watcher)
         except TrainingDivergedError:
             return f"{lead} diverged"
+        except ConfigError as error:  # it does not fit into memory
+            return f"{lead} was not possible: {error}"
         if not epochs:
             best.progress.interrupt()
             return f"{lead} was not finished"
@@ -321,7 +328,7 @@ def record_of(
 
     Args:
         name: Of the setting.
-        figures: The validation metric by value.
+        figures: The validation metric by value; by None, that of a model whose setting is not used.
         epochs: After which they were compared; None after whole trainings.
         seconds: How long each has been trained by then.
     """
@@ -342,11 +349,13 @@ class Raced:
         trainer: The winner, holding its best weights.
         done: Its progress.
         work: Its checkpoint beside the bundle; None where none is kept.
+        is_time_up: Whether a budget of minutes ended it, and not Ctrl-C.
     """
 
     trainer: Trainer
     done: Progress
     work: WorkFolder | None
+    is_time_up: bool = False
 
 
 def train_best(
@@ -390,11 +399,14 @@ def train_best(
             f"{argument('resume')} must go with {argument('out')}, got no {argument('out')}."
         )
     race = Race(given, first, heats, out=out, resume=resume)
+    del first  # if it loses, the next training needs its memory
     race.run(bar, teller)
     best = race.best
     if not best.progress.interrupted:
         teller.on_phase(phase)
         best.train(teller)
+    else:
+        best.trainer.keep_best(best.progress)
     is_up = deadline is not None and deadline.is_up
     if best.progress.best_metric is None:
         if is_up and minutes is not None:
@@ -407,24 +419,28 @@ def train_best(
         )
         teller.on_choices((f"{argument('minutes')}: {said}",), best.trainer.config)
     best.progress.log[:0] = race.records
-    return Raced(best.trainer, best.progress, best.work)
+    return Raced(best.trainer, best.progress, best.work, is_up)
 
 
 def _compared(best: Entrant, other: Entrant, most: int, watcher: Callback) -> int:
     """Train settings until they can be compared with the best so far.
 
     Returns:
-        The epochs of each after which they can; 0 where Ctrl-C ended the training.
+        The epochs of each after which they can; 0 where Ctrl-C ended the training. A race that goes on
+        finds the same, whatever either has been trained since.
     """
 
-    def is_told(done: Progress) -> bool:
-        if done.epoch < EARLY_EPOCHS or done.epoch >= most:
-            return done.epoch >= most
+    def is_early() -> bool:
         low, high = sorted((best.best_of(EARLY_EPOCHS), other.best_of(EARLY_EPOCHS)))
         return low < EARLY_SHARE * high
 
-    other.train(watcher, is_told)
-    return 0 if other.progress.interrupted else min(most, other.progress.epoch)
+    other.train(
+        watcher,
+        lambda done: done.epoch >= most or (done.epoch >= EARLY_EPOCHS and is_early()),
+    )
+    if other.progress.interrupted:
+        return 0
+    return EARLY_EPOCHS if other.progress.epoch >= EARLY_EPOCHS and is_early() else most
 
 
 def _has_epochs(num: int, done: Progress) -> bool:

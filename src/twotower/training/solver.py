@@ -12,7 +12,7 @@ from twotower.training.trainer import Trainer
 
 
 def with_better_solver(
-    given: Config, trainer: Trainer, done: Progress, teller: Callback
+    given: Config, trainer: Trainer, done: Progress, teller: Callback, *, is_time_up: bool = False
 ) -> tuple[Trainer, Progress]:
     """Find the closed form where it can stand beside a trained model, and return the better of the two.
 
@@ -21,11 +21,13 @@ def with_better_solver(
         trainer: Holding its best weights.
         done: Its progress.
         teller: Is told.
+        is_time_up: Whether a budget of minutes ended the training. After Ctrl-C nothing more is done.
 
     Returns:
         The chosen trainer and its progress.
     """
-    hindrance = None if done.interrupted else _no_closed_form(given, trainer)
+    goes_on = is_time_up or not done.interrupted
+    hindrance = _no_closed_form(given, trainer) if goes_on else None
     if hindrance:
         teller.on_choices((f"training.solver = 'gradient': {hindrance}",), trainer.config)
     elif hindrance is not None:
@@ -65,6 +67,8 @@ def _better_solver(
     said = f"validation {metric} {found:.4f} in closed form, {trained:.4f} in steps"
     if found <= trained:
         return trainer, done, f"training.solver = 'gradient': {said}"
+    if done.interrupted:
+        progress.interrupt()
     return other, progress, f"training.solver = 'spectral': {said}"
 
 

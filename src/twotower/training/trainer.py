@@ -249,7 +249,7 @@ class Trainer:
             The progress, whose ``best_metric`` is None if Ctrl-C came before the first validation.
             Ctrl-C later on ends the training and keeps the best weights; the log's last record then
             says ``"interrupted"``. Where both towers read text and no epoch is better than the start, which
-            knows shared words, the start is kept: ``best_epoch`` is 0, and the log's first record says so.
+            knows shared words, the start is kept: ``best_epoch`` is 0, and a record of the log says so.
 
         Raises:
             TrainingDivergedError: The loss became NaN or infinite.
@@ -264,13 +264,8 @@ class Trainer:
         try:
             torch.set_num_threads(runtime.choose_threads(settings.threads))
             self._set_precision(settings.precision)
-            # Texts that start alike on both sides say something before any training, and so does a prior.
-            sides = self.sides.query, self.sides.item
-            reads_texts = all(texts_of(side.features) for side in sides)
-            says_something = reads_texts or self.model.popularity is not None
-            if epochs is None and says_something and self.start is None:
-                self.start = _copy(self.trained)
-                self.start_metric = self.validate()
+            if epochs is None:
+                self.measure_start()
             optimizers = Optimizers(self.trained, settings, settings.epochs * self.steps_per_epoch)
             average = WeightAverage(self.trained)
             if progress.epoch:
@@ -298,25 +293,37 @@ class Trainer:
             torch.set_num_threads(threads_before)
             self._set_precision("float32")  # as it is served; validation ran as the training did
             watcher.on_end()
-        is_paused = pause is not None and not progress.interrupted
+        if epochs is None and (pause is None or progress.interrupted):
+            self.keep_best(progress, save=save)
+        elif progress.best_model:
+            self.trained.load_state_dict(progress.best_model)
+        return progress
+
+    def measure_start(self) -> None:
+        """Validate the untrained weights, once, before anything is loaded, where they say something."""
+        # Texts that start alike on both sides say something before any training, and so does a prior.
+        reads_texts = all(texts_of(side.features) for side in (self.sides.query, self.sides.item))
+        if self.start is None and (reads_texts or self.model.popularity is not None):
+            self.start = _copy(self.trained)
+            self.start_metric = self.validate()
+
+    def keep_best(
+        self, progress: Progress, *, save: Callable[[Progress], None] | None = None
+    ) -> None:
+        """End a training: load its best weights, or the start where no epoch was better, and settle."""
         best = progress.best_metric
-        if (
-            best is not None
-            and self.start is not None
-            and self.start_metric > best
-            and not is_paused
-        ):
+        if best is None:
+            return
+        self.measure_start()
+        if self.start is not None and self.start_metric > best:
             progress.log.insert(0, {"event": "untrained", "best_of_training": best})
             progress.best_metric, progress.best_model = self.start_metric, self.start
             progress.best_epoch = 0
             # What goes on later must find the epochs compared with each other, as without an interruption.
             if save is not None and not progress.interrupted:
                 save(progress)
-        if progress.best_model:
-            self.trained.load_state_dict(progress.best_model)
-            if epochs is None and not is_paused:
-                self.settle()
-        return progress
+        self.trained.load_state_dict(progress.best_model)
+        self.settle()
 
     def settle(self) -> None:
         """Let popularity alone answer queries without events, where validation finds it better."""

@@ -93,7 +93,8 @@ def tune(
 
     The first trial is ``train`` with the default settings, those that won its race included; so nothing
     worse on validation is chosen. See ``search_space`` for what is searched.
-    The bundle holds the best trial's own weights, evaluated on the test part once. Ctrl-C ends the search
+    The bundle holds the best trial's own weights, or the closed form where that is better on validation,
+    evaluated on the test part once. Ctrl-C ends the search
     and keeps the best so far. What was found stays in the folder ``OUT.tuning``, from which ``resume`` goes
     on for as many minutes again.
 
@@ -101,7 +102,8 @@ def tune(
         interactions: As ``train`` takes it, and so are the tables, ``histories`` and ``name``.
         out: Where to write the bundle.
         minutes: Budget of the search on the wall clock, above 0; the trial that it ends in is stopped
-            after a step. The race counts; reading the data and the evaluation at the end come on top.
+            after a step. The race takes at most half of it. Reading the data and the evaluation at the end
+            come on top.
         items: The items' table.
         queries: The queries' table.
         train: Training events, where the parts are given, in place of ``interactions``.
@@ -183,8 +185,14 @@ def tune(
     done = study.work(best.number).load()
     trainer.model.load_state_dict(done.best_model)
     trainer.settle()
-    trainer, done = with_better_solver(task.config, trainer, done, teller)
+    if not interrupted:
+        trainer, done = with_better_solver(task.config, trainer, done, teller)
     tuning = {"trials": len(trials), "chosen": best.number, "validation": best.metric}
+    changed = studies.changes(best, default)
+    solver = trainer.config.training.solver
+    if solver != default.training.solver:
+        changed = {"training.solver": (default.training.solver, solver)}
+        tuning |= {"chosen": None, "validation": done.best_metric}
     (trained,) = finish(
         task,
         trainer,
@@ -195,21 +203,20 @@ def tune(
         provenance={"tuning": tuning},
         bar=teller,
     )
-    return Tuned(trained, trials, default, studies.changes(best, default), folder, interrupted)
+    return Tuned(trained, trials, default, changed, folder, interrupted)
 
 
 def _raced(task: Task, default: Config, minutes: float, teller: Callback) -> dict[str, Any]:
-    """Return the values of what is open that the race prefers.
+    """Return the values of what is open that the race prefers, or prefers after half of the minutes.
 
     Raises:
         NothingLearntError: Ctrl-C ended the race.
-        ConfigError: The time ended it before the first validation.
     """
     heats = open_heats(task.config, default, task.dataset)
     if not heats:
         return {}
     race = Race(task.config, Trainer(task.dataset, task.sides, default), heats)
-    deadline = Deadline(minutes)
+    deadline = Deadline(minutes / 2)
     race.run(Callbacks([teller, deadline]))
     if race.best.progress.interrupted and not deadline.is_up:
         raise NothingLearntError(

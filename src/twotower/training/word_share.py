@@ -101,13 +101,14 @@ def _valid(served: Sequence[Served], place: int) -> float:
 
 def untrained_kept(done: Progress, metric: str) -> str:
     """Return in words that the start was kept."""
-    if "served" in done.log[0]:
+    record = next(record for record in done.log if record.get("event") == "untrained")
+    if "served" in record:
         return (
             f"the untrained towers are kept: beside BM25 their validation {MAIN_METRIC} is "
-            f"{done.log[0]['served']:.4f}, that of the trained ones "
-            f"{done.log[0]['best_of_training']:.4f}; there is too little data for the vocabulary"
+            f"{record['served']:.4f}, that of the trained ones "
+            f"{record['best_of_training']:.4f}; there is too little data for the vocabulary"
         )
     return (
         f"the untrained towers are kept, whose validation {metric} of {done.best_metric:.4f} no epoch "
-        f"reached (at best {done.log[0]['best_of_training']:.4f}): too little data to learn from"
+        f"reached (at best {record['best_of_training']:.4f}): too little data to learn from"
     )

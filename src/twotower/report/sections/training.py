@@ -47,17 +47,18 @@ def decided(log: str, say: Say) -> list[tuple[str, str]]:
         if record.get("event") != "race":
             continue
         ranked = sorted(record["compared"], key=lambda each: each["value"] != record["chosen"])
-        figures = ", ".join(f"{_value(each['value'])} {each['metric']:.4f}" for each in ranked)
+        shown = ((_value(each["value"], say), each["metric"]) for each in ranked)
+        figures = ", ".join(f"{value} {metric:.4f}" for value, metric in shown)
         key = "decided_after" if "epochs" in record else "decided_at_the_end"
         words = say(
-            key, chosen=_value(record["chosen"]), figures=figures, epochs=record.get("epochs")
+            key, chosen=_value(record["chosen"], say), figures=figures, epochs=record.get("epochs")
         )
         found.append((record["setting"], words))
     return found
 
 
-def _value(value: Any) -> str:
-    return json.dumps(value).strip('"')
+def _value(value: Any, say: Say) -> str:
+    return say("not_read") if value is None else json.dumps(value).strip('"')
 
 
 class EpochLine(NamedTuple):

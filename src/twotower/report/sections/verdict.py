@@ -52,7 +52,9 @@ def deck(reading: Reading, say: Say) -> list[str]:
     sentences = []
     learnt, words = learnt_of(figures), figures.get("words")
     if learnt is not None:
-        sentences.append(say(f"refit_{learnt}", epochs=figures["refit"]["epochs"]))
+        epochs = figures["refit"]["epochs"]
+        how = say("refit_steps", epochs=epochs) if epochs else say("refit_without_steps")
+        sentences.append(say(f"refit_{learnt}", how=how))
     if reading.strongest is not None:
         sentences.append(_how_sure(reading, metric, reading.strongest, say))
     if words and reading.subject == "served":
