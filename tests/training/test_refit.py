@@ -248,7 +248,8 @@ class TestFigures:
         assert said in again.contents.card
         assert deck(Reading(again.figures), speaker("en"))[0] == said
         assert (
-            "模型用训练事件和验证事件按验证集选定的轮数" in deck(Reading(again.figures), speaker("zh"))[0]
+            "模型用训练事件和验证事件按验证集选定的轮数"
+            in deck(Reading(again.figures), speaker("zh"))[0]
         )
 
     def test_runs_with_and_without_can_be_compared(self, again: Trained, plain: Trained) -> None:

@@ -1,7 +1,7 @@
 """A race of history encoders: seconds of training to equal NDCG@10 on the validation of MovieLens-1M.
 
     python benchmarks/peers.py --install recbole rectools
-    python benchmarks/race.py [--seconds 600] [--every 60] [--again] [--json]
+    python benchmarks/race_of_peers.py [--seconds 600] [--every 60] [--again] [--json]
 
 Ours with ``towers.history = "transformer"`` and nothing else set, RecTools' SASRec and RecBole's SASRec as
 their documentation has them but for a width of 64, one after the other, each alone on one core
