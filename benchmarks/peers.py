@@ -97,7 +97,7 @@ PACKAGES = {
     "torch-rechub": ("torch-rechub==0.9.0", "torch"),
     "rectools": ("rectools[torch]==0.19.0", "torch"),
     "implicit": ("implicit==0.7.3",),
-    # Of unordered.py and race_of_peers.py. It needs what newer numpy, pandas, scipy and setuptools took away.
+    # Of unordered.py and race_of_peers.py. It needs what newer numpy, pandas, scipy, setuptools lack.
     "recbole": ("recbole==1.2.1", "numpy<2", "pandas<3", "scipy<1.11", "setuptools<80", "torch"),
 }
 PEERS = {
