@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from twotower.training.tune import tune
 from twotower.training.word_share import untrained_kept
 
 NUM_QUERIES, NUM_EVENTS = RACE_FROM + 4, 24
-RACED = ("towers.history", "towers.query_id")
+RACED = ("towers.query_id", "towers.history")
 
 
 def loyal(
@@ -142,9 +142,9 @@ def trainer_of(values: Mapping[str, Any], seed: int = 0) -> Trainer:
 
 
 @cache
-def best_alone(history: str, query_id: str, epochs: int) -> float:
+def best_alone(query_id: str, history: str, epochs: int) -> float:
     """Return the best validation of the first epochs of a training alone."""
-    values = dict(zip(RACED, (history, query_id), strict=True))
+    values = dict(zip(RACED, (query_id, history), strict=True))
     best = trainer_of(values).fit(pause=lambda done: done.epoch >= epochs).best_metric
     assert best is not None
     return best
@@ -166,8 +166,8 @@ def race(tmp_path_factory: pytest.TempPathFactory) -> Race:
 
 
 def test_each_heat_is_won_by_the_better_on_validation(race: Race) -> None:
-    now = {"towers.history": "pooled", "towers.query_id": "off"}
-    others = {"towers.history": "transformer", "towers.query_id": "on"}
+    now = {"towers.query_id": "off", "towers.history": "pooled"}
+    others = {"towers.query_id": "on", "towers.history": "transformer"}
     said = []
     for name, value in others.items():
         (most,) = (heat.epochs for heat in HEATS if heat.name == name)
@@ -184,8 +184,8 @@ def test_each_heat_is_won_by_the_better_on_validation(race: Race) -> None:
             f"{name} = '{chosen}': after {epochs} epochs validation ndcg@10 is {figures[chosen]:.4f}, "
             f"{figures[lost]:.4f} with '{lost}'"
         )
-    assert "after 2 epochs" in said[1]
-    assert "after 4 epochs" in said[0]
+    assert "after 2 epochs" in said[0]
+    assert "after 4 epochs" in said[1]
     assert race.told.choices[1:3] == [(each,) for each in said]
     config = race.trained.contents.config
     assert {name: value_of(config, name) for name in RACED} == now
@@ -200,9 +200,10 @@ def test_the_race_is_told(race: Race) -> None:
     names = ", ".join(RACED)
     assert race.told.choices[0][-1] == f"{names}: validation decides, after up to 4 epochs of each"
     assert race.told.phases == [
-        "race: towers.history = 'pooled', towers.query_id = 'off'",
-        "race: towers.history = 'transformer'",
+        "race: towers.query_id = 'off', towers.history = 'pooled'",
         "race: towers.query_id = 'on'",
+        "race: towers.query_id = 'on', towers.history = 'pooled'",
+        "race: towers.history = 'transformer'",
         "training, seed 0 (1 of 2)",
         "training, seed 1 (2 of 2)",
     ]
@@ -230,9 +231,9 @@ def test_the_report_says_what_validation_decided(race: Race, tmp_path: Path) -> 
 
 def test_loggers_follow_the_winner_alone(race: Race) -> None:
     told, logger = race.told, race.logger
-    assert told.starts == [0, 0, 0, 2, 0]
-    assert logger.starts == [2]
-    assert logger.epochs == [3, 4, 5]
+    assert told.starts == [0, 0, 2, 0, 4, 0]
+    assert logger.starts == [4]
+    assert logger.epochs == [5]
     assert logger.choices == told.choices[:3]
     assert logger.config.towers == race.trained.contents.config.towers
 
@@ -254,7 +255,7 @@ def test_what_is_set_does_not_race() -> None:
     assert not [record for record in log_of(trained) if "event" in record]
 
 
-@pytest.mark.parametrize(("phase", "epoch"), [(1, 1), (2, 0), (3, 1), (4, 3)])
+@pytest.mark.parametrize(("phase", "epoch"), [(1, 1), (2, 0), (3, 3), (4, 3), (5, 4)])
 def test_an_interrupted_race_that_goes_on_has_the_same_end(
     race: Race, tmp_path: Path, phase: int, epoch: int
 ) -> None:
@@ -274,7 +275,7 @@ def test_an_interrupted_race_that_goes_on_has_the_same_end(
 
 
 def test_checkpoints_of_losers_hold_no_weights(tmp_path: Path) -> None:
-    trained_as(Told(interrupt_in=4, in_epoch=3), out=tmp_path / "model")
+    trained_as(Told(interrupt_in=5, in_epoch=4), out=tmp_path / "model")
     sizes = sorted(path.stat().st_size for path in (tmp_path / "model.training").glob("*.pt"))
     assert len(sizes) == 3
     assert sizes[1] < sizes[2] / 5
@@ -290,12 +291,10 @@ def test_a_race_of_other_data_does_not_go_on(tmp_path: Path) -> None:
 def test_ctrl_c_keeps_the_best_so_far() -> None:
     told = Told(interrupt_in=2)
     trained = trained_as(told)
-    assert told.choices[1] == (
-        "towers.history = 'pooled': a training with 'transformer' was not finished",
-    )
-    assert trained.contents.config.towers.history == "pooled"
+    assert told.choices[1] == ("towers.query_id = 'off': a training with 'on' was not finished",)
+    assert trained.contents.config.towers.query_id == "off"
     assert trained.stopped_early
-    assert max(curve_of(trained)) == best_alone("pooled", "off", 4)
+    assert max(curve_of(trained)) == best_alone("off", "pooled", 2)
     told = Told(interrupt_in=1)
     with pytest.raises(Exception, match="nothing was kept"):
         trained_as(told)
@@ -332,12 +331,12 @@ def test_the_minutes_end_a_race_as_ctrl_c_does(
     clock = Clock()
     monkeypatch.setattr("twotower.training.callbacks.time", clock)
     steps = trainer_of({}).steps_per_epoch
-    trained = trained_as(clock, out=out, minutes=(4 * steps + 3) / 60)
+    trained = trained_as(clock, out=out, minutes=(2 * steps + 3) / 60)
     assert trained.stopped_early
-    assert clock.epochs == [1, 2, 3, 4]
-    assert clock.phases[-1] == "race: towers.history = 'transformer'"
+    assert clock.epochs == [1, 2]
+    assert clock.phases[-1] == "race: towers.query_id = 'on'"
     assert clock.choices[-1][0].startswith(
-        "minutes: the time was up after epoch 4; the best weights"
+        "minutes: the time was up after epoch 2; the best weights"
     )
     resumed = trained_as(out=out, resume=True)
     assert curve_of(resumed) == curve_of(race.trained)
@@ -402,17 +401,7 @@ def test_settings_that_do_not_fit_lose() -> None:
     assert len(curve_of(trained)) == 5
 
 
-def test_ctrl_c_in_a_heat_ends_the_race_where_the_next_wants_more_epochs(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """As with views that have an order: an early heat of two epochs comes before one of four."""
-    heats = tuple(
-        replace(heat, epochs=2) if heat.name == "towers.history" else heat for heat in HEATS
-    )
-    heats = tuple(
-        replace(heat, epochs=4) if heat.name == "towers.query_id" else heat for heat in heats
-    )
-    monkeypatch.setattr("twotower.training.race.HEATS", heats)
+def test_ctrl_c_in_a_heat_ends_the_race_though_the_next_wants_more_epochs() -> None:
     told = Told(interrupt_in=2)
     trained = trained_as(told)
     assert trained.stopped_early
@@ -525,7 +514,9 @@ def test_what_is_open(settings: Any, more: Any, expected: tuple[str, ...]) -> No
     config = Config.from_dict({**settings, "towers": towers})
     dataset = split(prepare(loyal(1, **more), config=config.data).dataset, config.split)
     heats = open_heats(config, resolve(config, dataset)[0], dataset)
-    assert tuple(heat.name for heat in heats) == expected
+    assert {heat.name for heat in heats} == set(expected)
+    epochs = [heat.epochs for heat in heats]
+    assert epochs == sorted(epochs)  # who loses has not been trained for longer than its heat
 
 
 def test_new_sessions_have_no_ids() -> None:
@@ -594,8 +585,8 @@ def test_a_search_starts_from_the_winner(race: Race, tmp_path: Path) -> None:
     assert tuned.default.towers == winner
     assert tuned.trained.contents.config.towers == winner
     assert [said.split(":")[0] for (said,) in told.choices[:2]] == [
-        f"towers.history = '{winner.history}'",
         f"towers.query_id = '{winner.query_id}'",
+        f"towers.history = '{winner.history}'",
     ]
     told = OneTrial()
     again = tune(loyal(0), config=config, out=out, resume=True, progress=told)

@@ -108,13 +108,14 @@ def _at_an_unknown_time(trainer: Trainer) -> float:
 HEATS = (
     Heat("towers.query_hidden", (QUERY_WIDTHS, ()), None, 2, _tries_linear),
     Heat("towers.dim", (WIDTH, 2 * WIDTH), None, 2, _tries_wide),
+    Heat("towers.query_id", ("off", "on"), "auto", 2, _tries_ids),
+    Heat("towers.similarity", ("dot", "cosine"), "auto", 3, _tries_cosine),
     Heat("towers.question_time", ("on", "off"), "auto", 4, _reads_time, _at_an_unknown_time),
     Heat("towers.history", ("pooled", "transformer"), "auto", 4, _tries_transformer),
-    Heat("towers.similarity", ("dot", "cosine"), "auto", 3, _tries_cosine),
-    Heat("towers.query_id", ("off", "on"), "auto", 2, _tries_ids),
 )
-"""In this order: each is between the best settings so far and those with another value. Together they cost
-about as much as the winner, and ids are told apart sooner than encoders."""
+"""In this order: each is between the best settings so far and those with another value. What is told apart
+sooner comes first, so that whoever loses has not been trained for longer than its heat. Together they cost
+about as much as the winner."""
 
 
 def open_heats(given: Config, chosen: Config, dataset: Dataset) -> tuple[Heat, ...]:

@@ -144,7 +144,8 @@ def _range(name: str, b: Any, most: int) -> "BaseDistribution":
         case "towers.dropout" | "towers.id_dropout" | "loss.label_smoothing":
             return FloatDistribution(0.0, _MOST_SHARE[name], step=0.05)
         case "towers.history":
-            return CategoricalDistribution(HISTORY_ENCODERS.where(lambda each: each.is_tried))
+            tried = HISTORY_ENCODERS.where(lambda each: each.is_tried)
+            return CategoricalDistribution(list(dict.fromkeys((*tried, b))))
         case "towers.history_length":
             return IntDistribution(_LEAST_HISTORY, max(b, min(b * 4, most)), log=True)
         case "towers.similarity":
