@@ -83,7 +83,9 @@ def main() -> None:
     landmarks = np.load(given, allow_pickle=False)
     places = places_of(vectors, landmarks)
     if places is not None:
-        np.save(sys.stdout.buffer, places.astype(np.float32))
+        drawn = io.BytesIO()  # numpy asks a file where it stands, which a pipe cannot say
+        np.save(drawn, places.astype(np.float32))
+        sys.stdout.buffer.write(drawn.getvalue())
 
 
 if __name__ == "__main__":

@@ -514,6 +514,7 @@ def test_the_map_is_drawn_once(
 
     monkeypatch.setattr(subprocess, "Popen", Noted)
     monkeypatch.setenv("TWOTOWER_TOKEN", "secret")
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # as on most machines
     for _ in range(5):
         assert http.get("/map").json() == {"status": "drawing"}
     while (told := http.get("/map").json())["status"] == "drawing":
