@@ -190,7 +190,7 @@ def test_a_stated_width_is_that_of_the_closed_form() -> None:
 
 
 class Said(Callback):
-    """Keeps the choices that it is told."""
+    """Records the choices."""
 
     def __init__(self) -> None:
         self.said: list[str] = []

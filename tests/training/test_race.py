@@ -77,7 +77,7 @@ SMALL: dict[str, Any] = {
 
 
 class Told(Callback):
-    """Keeps what it is told; it presses Ctrl-C, or diverges, in one of the phases, from 1."""
+    """Records all calls, and presses Ctrl-C or diverges in one phase, counted from 1."""
 
     def __init__(self, *, interrupt_in: int = 0, diverge_in: int = 0, in_epoch: int = 0) -> None:
         self.choices: list[tuple[str, ...]] = []

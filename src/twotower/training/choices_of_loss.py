@@ -1,4 +1,4 @@
-"""What ``auto`` stands for in the loss and its negatives, and what does not go together with them."""
+"""What ``auto`` means for the loss and its negatives, and which combinations are refused."""
 
 from twotower.caller import passing
 from twotower.data.dataset import Dataset

@@ -26,7 +26,7 @@ from twotower.training.trainer import Trainer, TrainingDivergedError
 EARLY_EPOCHS, EARLY_SHARE = 2, 0.85
 """Epochs after which a setting has lost with less than this share of the other's validation metric."""
 RACE_FROM = 100
-"""Validation cases from which there is a race. By fewer, nothing is to be told."""
+"""Validation cases from which there is a race. Fewer cannot tell two settings apart."""
 LONGEST_RACED = 200
 """Events of a history up to which the transformer is tried: its cost grows with their square."""
 IDS_FROM = 20
@@ -113,9 +113,9 @@ HEATS = (
     Heat("towers.question_time", ("on", "off"), "auto", 4, _reads_time, _at_an_unknown_time),
     Heat("towers.history", ("pooled", "transformer"), "auto", 4, _tries_transformer),
 )
-"""In this order: each is between the best settings so far and those with another value. What is told apart
-sooner comes first, so that whoever loses has not been trained for longer than its heat. Together they cost
-about as much as the winner."""
+"""In this order: each is between the best settings so far and those with another value. Short heats come
+first, so that no loser has trained for longer than its heat. Together they cost about as much as the
+winner."""
 
 
 def open_heats(given: Config, chosen: Config, dataset: Dataset) -> tuple[Heat, ...]:
@@ -136,11 +136,11 @@ def open_heats(given: Config, chosen: Config, dataset: Dataset) -> tuple[Heat, .
 
 
 def told_with(choices: Sequence[str], heats: Sequence[Heat]) -> tuple[str, ...]:
-    """Return the sentences of the choices, where one says of what is open that validation decides."""
-    raced = tuple(f"{heat.name} = " for heat in heats)
-    others = tuple(said for said in choices if not said.startswith(raced))
+    """Return the sentences of the choices; one sentence names all settings that validation decides."""
     if not heats:
         return tuple(choices)
+    raced = tuple(f"{heat.name} = " for heat in heats)
+    others = tuple(said for said in choices if not said.startswith(raced))
     names, most = ", ".join(heat.name for heat in heats), max(heat.epochs for heat in heats)
     return (*others, f"{names}: validation decides, after up to {most} epochs of each")
 
@@ -240,8 +240,6 @@ class Race:
         self._given, self._heats, self._out, self._resume = given, heats, out, resume
         self.best = Entrant(first, out, 0, resume=resume)
         """The best settings so far. Ctrl-C ends the race and is noted in their progress."""
-        self.said: list[str] = []
-        """A sentence for each heat."""
         self.records: list[dict[str, Any]] = []
         """What the log of a training says of each."""
 
@@ -267,7 +265,6 @@ class Race:
                 if self.best.progress.interrupted:
                     return
                 said = self._heat(place, heat, watcher)
-                self.said.append(said)
                 teller.on_choices((said,), self.best.trainer.config)
                 if self.best.progress.interrupted:
                     return

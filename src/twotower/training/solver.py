@@ -14,7 +14,9 @@ from twotower.training.trainer import Trainer
 def with_better_solver(
     given: Config, trainer: Trainer, done: Progress, teller: Callback, *, is_time_up: bool = False
 ) -> tuple[Trainer, Progress]:
-    """Find the closed form where it can stand beside a trained model, and return the better of the two.
+    """Compute the closed form where the settings allow it, and return it or the trained model.
+
+    The one with the better validation metric is returned.
 
     Args:
         given: What the user set; what was set stays.
