@@ -25,7 +25,8 @@ from twotower.serving.bundle import Contents
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
 from twotower.training.choices import resolve
-from twotower.training.race import open_heats, train_best
+from twotower.training.heats import open_heats
+from twotower.training.race import train_best
 from twotower.training.solver import with_better_solver
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer

@@ -19,18 +19,9 @@ from twotower.serving.retriever import Retriever
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
 from twotower.training.choices import resolve
+from twotower.training.heats import HEATS, IDS_FROM, RACE_FROM, open_heats
 from twotower.training.pipeline import train, train_views
-from twotower.training.race import (
-    EARLY_EPOCHS,
-    EARLY_SHARE,
-    HEATS,
-    IDS_FROM,
-    RACE_FROM,
-    Entrant,
-    _compared,
-    open_heats,
-    record_of,
-)
+from twotower.training.race import EARLY, Entrant, _compared, record_of
 from twotower.training.settings import value_of
 from twotower.training.task import Task, View
 from twotower.training.trained import Trained
@@ -171,12 +162,12 @@ def test_each_heat_is_won_by_the_better_on_validation(race: Race) -> None:
     said = []
     for name, value in others.items():
         (most,) = (heat.epochs for heat in HEATS if heat.name == name)
-        for epochs in (EARLY_EPOCHS, most):
+        for epochs, share in (*EARLY, (most, 1.0)):
             figures = {
                 each: best_alone(*{**now, name: each}.values(), epochs)
                 for each in (now[name], value)
             }
-            if min(figures.values()) < EARLY_SHARE * max(figures.values()):
+            if epochs == most or min(figures.values()) < share * max(figures.values()):
                 break
         now[name] = chosen = max(figures, key=lambda each: figures[each])
         (lost,) = set(figures) - {chosen}
@@ -185,7 +176,7 @@ def test_each_heat_is_won_by_the_better_on_validation(race: Race) -> None:
             f"{figures[lost]:.4f} with '{lost}'"
         )
     assert "after 2 epochs" in said[0]
-    assert "after 4 epochs" in said[1]
+    assert "after 3 epochs" in said[1]
     assert race.told.choices[1:3] == [(each,) for each in said]
     config = race.trained.contents.config
     assert {name: value_of(config, name) for name in RACED} == now
@@ -231,9 +222,9 @@ def test_the_report_says_what_validation_decided(race: Race, tmp_path: Path) -> 
 
 def test_loggers_follow_the_winner_alone(race: Race) -> None:
     told, logger = race.told, race.logger
-    assert told.starts == [0, 0, 2, 0, 4, 0]
-    assert logger.starts == [4]
-    assert logger.epochs == [5]
+    assert told.starts == [0, 0, 2, 0, 3, 0]
+    assert logger.starts == [3]
+    assert logger.epochs == [4, 5]
     assert logger.choices == told.choices[:3]
     assert logger.config.towers == race.trained.contents.config.towers
 
@@ -255,7 +246,7 @@ def test_what_is_set_does_not_race() -> None:
     assert not [record for record in log_of(trained) if "event" in record]
 
 
-@pytest.mark.parametrize(("phase", "epoch"), [(1, 1), (2, 0), (3, 3), (4, 3), (5, 4)])
+@pytest.mark.parametrize(("phase", "epoch"), [(1, 1), (2, 0), (3, 3), (4, 2), (5, 4)])
 def test_an_interrupted_race_that_goes_on_has_the_same_end(
     race: Race, tmp_path: Path, phase: int, epoch: int
 ) -> None:
@@ -375,13 +366,22 @@ def entrants(*curves: list[float]) -> list[Entrant]:
     return made
 
 
-def test_an_early_end_is_found_again_whatever_was_trained_since() -> None:
-    best, other = entrants([0.10, 0.10, 0.20, 0.21], [0.15, 0.15, 0.15, 0.16])
-    assert _compared(best, other, 4, Callback()) == EARLY_EPOCHS
-    assert other.best_of(EARLY_EPOCHS) > best.best_of(EARLY_EPOCHS)
-    best, other = entrants([0.10, 0.14, 0.20, 0.21], [0.15, 0.15, 0.15, 0.16, 0.3])
-    assert _compared(best, other, 4, Callback()) == 4
-    assert other.best_of(4) == 0.16
+@pytest.mark.parametrize(
+    ("one", "two", "epochs"),
+    [
+        ([0.10, 0.13, 0.20, 0.21], [0.15, 0.15, 0.15, 0.16], 2),
+        ([0.10, 0.14, 0.20, 0.21], [0.15, 0.15, 0.18, 0.22, 0.30], 3),
+        ([0.10, 0.14, 0.20, 0.21], [0.15, 0.15, 0.19, 0.22, 0.30], 4),
+        ([0.15, 0.15, 0.19, 0.19], [0.10, 0.13], 2),
+        ([0.15, 0.15, 0.19, 0.19], [0.10, 0.14, 0.18], 3),
+    ],
+)
+def test_an_early_end_is_found_again_whatever_was_trained_since(
+    one: list[float], two: list[float], epochs: int
+) -> None:
+    best, other = entrants(one, two)
+    assert _compared(best, other, 4, Callback()) == epochs
+    assert len(other.progress.log) == len(two)  # nothing more was trained
 
 
 class Heavy(Told):
@@ -426,7 +426,7 @@ def periods() -> pl.DataFrame:
 def test_stopped_in_the_race_of_a_cut_in_time_new_queries_are_settled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("twotower.training.race.RACE_FROM", 20)
+    monkeypatch.setattr("twotower.training.heats.RACE_FROM", 20)
     training = {"epochs": 4, "batch_size": 256, "gap_days": 0}
     config = {"towers": {"dim": 8}, "training": training}
     told = Told(interrupt_in=2)

@@ -18,10 +18,11 @@ from twotower.serving.bundle import check_output
 from twotower.training.callbacks import Callback, Callbacks, check_minutes
 from twotower.training.choices import resolve
 from twotower.training.finish import finish
+from twotower.training.heats import open_heats, told_with
 from twotower.training.indexing import check_index
 from twotower.training.loggers import MLflowLogger, TensorBoardLogger
 from twotower.training.notebook import callback_of
-from twotower.training.race import open_heats, told_with, train_best
+from twotower.training.race import train_best
 from twotower.training.retraining import Refit, learnt_by
 from twotower.training.solver import with_better_solver
 from twotower.training.task import Given, Task, View

@@ -21,9 +21,10 @@ from twotower.training.callbacks import Callback, Callbacks, Deadline, check_min
 from twotower.training.checkpoints import Progress
 from twotower.training.choices import resolve
 from twotower.training.finish import finish
+from twotower.training.heats import open_heats
 from twotower.training.indexing import check_index
 from twotower.training.notebook import callback_of
-from twotower.training.race import Race, open_heats
+from twotower.training.race import Race
 from twotower.training.settings import value_of, with_values
 from twotower.training.solver import with_better_solver
 from twotower.training.task import Given, Task
