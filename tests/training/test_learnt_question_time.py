@@ -6,6 +6,7 @@ import pytest
 
 from trainers import without_baselines
 from twotower import Retriever
+from twotower.evaluation.evaluate_bundle import evaluate_bundle
 
 SOON, LATER = 60.0, 5e5
 QUERIES, EVENTS = 120, 9
@@ -40,3 +41,13 @@ def test_what_comes_soon_and_what_comes_later_are_told_apart(history: str) -> No
     for gap, group in ((SOON, range(5)), (LATER, range(5, 10))):
         answers = retriever.recommend(ids, k=1, at=(last + gap).tolist())
         assert np.mean([answer.item_ids[0] in group for answer in answers]) > 0.95
+    if history == "pooled":
+        asked = events().group_by("user", maintain_order=True).last()
+        note = (
+            "The test's events have no times, so the model answers as if the time of each question "
+        )
+        timeless = evaluate_bundle(retriever, test=asked.drop("timestamp"), baselines=[])
+        timed = evaluate_bundle(retriever, test=asked, baselines=[])
+        assert timeless["protocol"]["notes"] == [f"{note}were unknown."]
+        assert "notes" not in timed["protocol"]
+        assert timeless["model"]["ndcg@10"] < timed["model"]["ndcg@10"] - 0.1

@@ -100,6 +100,12 @@ def events_asked(
     if "times" in known.columns and "times" not in asked.columns:
         # later than all that the bundle knows
         asked = asked.with_columns(times=pl.lit(float("inf")))
+        if retriever.contents.config.towers.question_time == "on":
+            note = (
+                "The test's events have no times, so the model answers as if the time of each question "
+                "were unknown."
+            )
+            notes = (note, *notes)
     if "times" in asked.columns:
         asked = asked.sort("times", maintain_order=True)
     return asked, table, notes
