@@ -30,7 +30,7 @@ from common import report, verdict
 from twotower import Config
 from twotower.data.prefixes import PrefixBatch, PrefixBatches
 from twotower.training.choices import resolve
-from twotower.training.objective import Batch
+from twotower.training.reading import Batch
 from twotower.training.steps import Optimizers
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer

@@ -69,10 +69,10 @@ def walk() -> Iterator[tuple[str, str, dict[str, object]]]:
         },
     )
 
-    reading = objective.read(batch, torch.Generator().manual_seed(0))
+    reading = objective.reader.read(batch, torch.Generator().manual_seed(0))
     yield (
-        "training/objective.py",
-        "Objective.read",
+        "training/reading.py",
+        "Reader.read",
         {
             "candidates.item_rows": reading.candidates.item_rows,
             "places": reading.places,

@@ -280,7 +280,7 @@ def test_what_is_known_of_events_is_left_out_as_often_as_ids(
     config = Config.from_dict({**given, "towers": {**given["towers"], "id_dropout": share}})
     task = Task.of(events_of(0), config=config)
     trainer = Trainer(task.dataset, task.sides, resolve(task.config, task.dataset)[0])
-    reading = trainer.objectives[0].read(
+    reading = trainer.objectives[0].reader.read(
         next(iter(trainer.objectives[0].batches.epoch(0))), torch.Generator()
     )
     assert reading.of_events is not None

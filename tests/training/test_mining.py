@@ -21,7 +21,7 @@ def test_lists_hold_what_scores_high_and_is_not_known(small_world: SyntheticTabl
     trainer = trainer_of(small_world, {"loss": {"negatives": "hard", "hard_margin": 0.2}})
     assert trainer.objectives[0].miner is not None
     trainer.objectives[0].miner.refresh()
-    sampler = trainer.objectives[0].sampler
+    sampler = trainer.objectives[0].reader.sampler
     assert isinstance(sampler, HardNegatives)
     assert sampler._mined is not None
     known = trainer.dataset.part(Part.TRAIN).histories()

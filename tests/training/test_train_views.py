@@ -130,7 +130,7 @@ def test_candidates_are_of_the_view_that_is_learnt(kind: str, negatives: str) ->
         pairs = Pairs(
             torch.from_numpy(batch.item_rows).long(), torch.from_numpy(batch.query_rows).long()
         )
-        found = objective.sampler(pairs, torch.Generator().manual_seed(0))
+        found = objective.reader.sampler(pairs, torch.Generator().manual_seed(0))
         assert objective.dataset.offered is not None
         assert objective.dataset.offered[found.item_rows.numpy()].all()
 
@@ -140,7 +140,7 @@ def test_mined_negatives_are_of_the_view() -> None:
     for objective in trainer.objectives:
         assert objective.miner is not None
         objective.miner.refresh()
-        mined = objective.sampler._mined.unique()  # type: ignore[attr-defined]
+        mined = objective.reader.sampler._mined.unique()  # type: ignore[attr-defined]
         assert objective.dataset.offered is not None
         assert objective.dataset.offered[mined[mined > 1].numpy()].all()
         assert (mined > 1).any()

@@ -1,10 +1,10 @@
 """``Objective``: what is learnt of one data set or view, from its batches to the gradients of a step."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from itertools import count, islice
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +23,8 @@ from twotower.evaluation.ranking import evaluate_on, mean_of
 from twotower.evaluation.sampled_candidates import labelled_candidates
 from twotower.evaluation.scorers import ModelScorer
 from twotower.features.base import FeatureArrays
-from twotower.histories import Histories, since_first
-from twotower.losses.candidates import Candidates, Pairs, Sampler
+from twotower.histories import Histories
+from twotower.losses.candidates import Sampler
 from twotower.losses.frequencies import LogShares, StreamFrequency, log_frequency
 from twotower.losses.from_settings import hidden_by, loss_of, ranks_before_labels, sampler_of
 from twotower.losses.loss_kinds import LOSSES
@@ -32,16 +32,14 @@ from twotower.losses.model_negatives import HardNegatives, Memory
 from twotower.losses.negatives import BothSides
 from twotower.losses.samplers import SAMPLERS
 from twotower.losses.softmax import SoftmaxLoss
-from twotower.towers.encoding import Encoding, to_moments
+from twotower.towers.encoding import Encoding
 from twotower.towers.model import TwoTower
 from twotower.towers.popularity import PopularityPrior
-from twotower.towers.question_time import Asked, asked_at
 from twotower.training.by_period import DAY
 from twotower.training.mining import Miner
+from twotower.training.reading import Batch, Reader, Reading, on_device
 from twotower.training.recompute import Recomputed
-from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
-
-Batch = PairBatch | PrefixBatch | SetBatch
+from twotower.vocab import FIRST_ROW, PADDING_ROW
 
 LEAST_STEPS = 100
 """Steps that an epoch of sets has at least: a validation after fewer says little."""
@@ -105,7 +103,8 @@ class Objective:
             question_time.see(gaps_of(dataset.part(Part.TRAIN)))
         self.stream: StreamFrequency | None = None  # where frequencies are estimated on the way
         self.miner: Miner | None = None
-        self.sampler = self._sampler(drawn)
+        sampler = self._sampler(drawn)
+        self.reader = Reader(encoding, config, query_arrays, sampler, self.stream)
         is_bfloat16 = config.training.precision == "bfloat16"
         self.loss = loss_of(config.loss, dataset.num_items, torch.bfloat16 if is_bfloat16 else None)
 
@@ -124,7 +123,7 @@ class Objective:
 
     def backward(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Add the gradients of a batch's loss to the model's, and return the loss: a scalar."""
-        reading = self.read(batch, generator)
+        reading = self.reader.read(batch, generator)
         size, everything = self.config.training.encode_size, slice(None)
         if size is None:
             inputs = reading.inputs(everything)
@@ -147,84 +146,8 @@ class Objective:
             part.backward()
         return loss.detach()
 
-    def read(self, batch: Batch, generator: torch.Generator) -> "Reading":
-        """Draw the candidates of a batch, and gather all that the towers read for it."""
-        encoding, wanted, owners = self.encoding, None, None
-        query_rows = self._rows(batch.query_rows)
-        if isinstance(batch, PairBatch):
-            history, moments = batch.history_rows, batch.history_times
-            event_rows = batch.history_event_rows
-            impressions = self._rows(batch.impression_rows)
-            pairs = Pairs(self._rows(batch.item_rows), query_rows, impressions)
-        elif isinstance(batch, SetBatch):
-            history, moments, event_rows = batch.history_rows, None, batch.history_event_rows
-            owners = self._rows(batch.owners)
-            pairs = Pairs(self._rows(batch.item_rows), query_rows[owners])
-        else:
-            history, moments, event_rows = batch.rows, batch.times, batch.event_rows
-            targets = self._rows(batch.target_rows)
-            wanted = targets != PADDING_ROW
-            pairs = Pairs(targets[wanted], query_rows[wanted.nonzero()[:, 0]])
-        known = self._rows(history)
-        if self.stream is not None:
-            self.stream.update(pairs.item_rows)
-        candidates = self.sampler(pairs, generator)
-        query_features = {
-            name: self._tensor(values.take(batch.query_rows, axis=0))
-            for name, values in self.query_arrays.items()
-        }
-        stored = 0 if candidates.stored is None else len(candidates.stored)
-        rows = candidates.item_rows[: len(candidates) - stored]
-        times = None
-        if moments is not None and history is not None:
-            times = to_moments(since_first(moments, history), encoding.device)
-        question_times = None
-        asked_when = None if isinstance(batch, SetBatch) else batch.asked
-        if asked_when is not None and history is not None and self.model.reads_question_time:
-            read_up_to = np.s_[:, -1] if wanted is None else np.s_[:]
-            last = None if moments is None else torch.from_numpy(moments[read_up_to])
-            has_event = torch.from_numpy(history[read_up_to] != PADDING_ROW)
-            question_times = asked_at(torch.from_numpy(asked_when), last, has_event)
-            question_times = question_times.to(encoding.device)
-        of_events = None
-        if event_rows is not None and encoding.event_features is not None:
-            read = self._rows(event_rows)
-            # A history can also be of bare items, of whose events nothing is known.
-            is_dropped = (
-                torch.rand(read.shape, device=encoding.device) < self.config.towers.id_dropout
-            )
-            read = torch.where(is_dropped & (read >= FIRST_ROW), UNKNOWN_ROW, read)
-            of_events = {name: values[read] for name, values in encoding.event_features.items()}
-        item_features, places = encoding.item_features, rows
-        history_places = known if self.model.reads_history else None
-        if not SAMPLERS[self.config.loss.negatives].is_whole:
-            # Each item is encoded once, whether it is a candidate, in a history or both. Where a history
-            # reads something else than the item tower, its items are not encoded for it.
-            shares = history_places is not None and self.model.history_reads_inputs
-            asked = torch.cat([rows, known.flatten()]) if shares else rows
-            distinct, found = torch.unique(asked, return_inverse=True)
-            item_features = encoding.features_of(distinct)
-            places = found[: len(rows)]
-            if shares:
-                history_places = found[len(rows) :].view(known.shape)
-        return Reading(
-            encoding,
-            pairs,
-            candidates,
-            item_features,
-            places,
-            query_features,
-            known,
-            history_places,
-            times,
-            wanted,
-            of_events,
-            owners,
-            question_times,
-        )
-
     def loss_of(
-        self, batch: Batch, reading: "Reading", query_vectors: Tensor, item_vectors: Tensor
+        self, batch: Batch, reading: Reading, query_vectors: Tensor, item_vectors: Tensor
     ) -> Tensor:
         """Return the loss of a batch, a scalar.
 
@@ -259,12 +182,12 @@ class Objective:
             candidates,
             temperature=self.model.temperature,
             hidden=hidden,
-            weights=self._tensor(weights),
-            labels=self._tensor(labels),
+            weights=on_device(weights, self.encoding.device),
+            labels=on_device(labels, self.encoding.device),
         )
 
     def _loss_of_sets(
-        self, batch: SetBatch, reading: "Reading", query_vectors: Tensor, item_vectors: Tensor
+        self, batch: SetBatch, reading: Reading, query_vectors: Tensor, item_vectors: Tensor
     ) -> Tensor:
         """Return the loss of a batch of sets, a scalar."""
         owners, candidates = reading.owners, reading.candidates
@@ -281,7 +204,7 @@ class Objective:
             owners,
             temperature=self.model.temperature,
             hidden=hidden_by(self.config.loss, ones, rows, reading.known, num_rows),
-            weights=self._tensor(batch.weights),
+            weights=on_device(batch.weights, self.encoding.device),
         )
 
     def scorer(self) -> ModelScorer:
@@ -314,7 +237,7 @@ class Objective:
         return counts
 
     def _as_of(
-        self, batch: Batch, query_vectors: Tensor, item_vectors: Tensor, reading: "Reading"
+        self, batch: Batch, query_vectors: Tensor, item_vectors: Tensor, reading: Reading
     ) -> tuple[Tensor, Tensor]:
         """Return vectors that count the popularity before each example's own moment."""
         assert self.counts is not None
@@ -323,7 +246,7 @@ class Objective:
         asked = batch.asked
         if isinstance(batch, PrefixBatch):
             asked = asked[batch.target_rows != PADDING_ROW]
-        lines = self._tensor(self.counts.lines_at(asked))
+        lines = on_device(self.counts.lines_at(asked), self.encoding.device)
         rows = reading.candidates.item_rows[: len(item_vectors)]
         logs = self._logs.index_select(1, rows)
         return PopularityPrior.as_of(query_vectors, item_vectors, logs, lines)
@@ -331,7 +254,7 @@ class Objective:
     @cached_property
     def _logs(self) -> Tensor:
         assert self.counts is not None
-        return cast("Tensor", self._tensor(self.counts.logs))
+        return cast("Tensor", on_device(self.counts.logs, self.encoding.device))
 
     def settle(self) -> None:
         """Let popularity alone answer queries without events, where validation finds it better.
@@ -378,16 +301,6 @@ class Objective:
             metrics=(name,),
         )
         return found.values[self.config.training.metric]
-
-    def _tensor(self, array: Any) -> Any:
-        """Return an array on the device; None stays None."""
-        if array is None:
-            return None
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.encoding.device)
-
-    def _rows(self, array: Any) -> Any:
-        """Return rows as int64 on the device; None stays None."""
-        return None if array is None else self._tensor(array).long()
 
     def _batches_of(self, train: Interactions) -> Batches:
         config = self.config
@@ -463,86 +376,6 @@ class Objective:
                 "that also has an answer there, got 'labels'."
             )
         return labelled_candidates(self.valid, events)
-
-
-@dataclass(frozen=True, eq=False)
-class Reading:
-    """What the towers read for a batch, and how to encode pieces of it.
-
-    Args:
-        encoding: The model with the features of all items.
-        pairs: The positives.
-        candidates: ``N``, of which the stored ones are not encoded.
-        item_features: Features of the ``U`` distinct items that the item tower reads.
-        places: ``(N - stored,)`` int64 where the candidates stand among them.
-        query_features: Features of the ``B`` queries.
-        known: ``(B, L)`` int64 item rows of the histories, or None.
-        history_places: ``(B, L)`` int64 where these stand among the distinct items if a history reads what
-            the item tower makes of them, else their rows; None where no history is read.
-        times: ``(B, L)`` seconds, or None.
-        wanted: ``(B, L)`` bool positions that are examples, where ``B`` counts windows; None where each
-            of ``B`` queries is one example.
-        of_events: One tensor a feature of the histories' events, ``(B, L)`` lines each, or None.
-        owners: ``(T,)`` int64 the query of each pair, where a query is one example and wants several items;
-            else None.
-        asked: When the questions are asked, ``(B,)``, or ``(B, L)`` where positions are examples; or None.
-    """
-
-    encoding: Encoding
-    pairs: Pairs
-    candidates: Candidates
-    item_features: Mapping[str, Tensor]
-    places: Tensor
-    query_features: Mapping[str, Tensor]
-    known: Tensor | None
-    history_places: Tensor | None
-    times: Tensor | None
-    wanted: Tensor | None = None
-    of_events: Mapping[str, Tensor] | None = None
-    owners: Tensor | None = None
-    asked: Asked | None = None
-
-    def liked(self) -> Tensor | None:
-        """Return the item rows that each example's history holds: ``(n, L)``, or None."""
-        if self.known is None or self.wanted is None:
-            return self.known
-        windows, positions = self.wanted.nonzero(as_tuple=True)
-        column = torch.arange(self.known.shape[1], device=self.known.device)
-        later = column > positions[:, None]
-        return self.known.index_select(0, windows).masked_fill_(later, PADDING_ROW)
-
-    def inputs(self, piece: slice) -> Tensor:
-        """Return the item tower's inputs of a piece of the distinct items: ``(n, dim)``."""
-        return self.encoding.model.item_inputs(
-            {name: v[piece] for name, v in self.item_features.items()}
-        )
-
-    def items(self, inputs: Tensor, piece: slice) -> Tensor:
-        """Return the vectors of a piece of the candidates: ``(n, dim)``."""
-        return self.encoding.model.item_outputs(inputs.index_select(0, self.places[piece]))
-
-    def queries(self, inputs: Tensor, piece: slice) -> Tensor:
-        """Return the vectors of a piece of the queries: ``(n, dim)``."""
-        model = self.encoding.model
-        features = {name: values[piece] for name, values in self.query_features.items()}
-        if self.known is None or self.history_places is None:
-            return model.encode_queries(features)
-        places = self.history_places[piece]
-        if model.history_reads_inputs:
-            history = inputs.index_select(0, places.flatten())
-        else:
-            distinct, found = torch.unique(places, return_inverse=True)
-            read = model.history_inputs(self.encoding.features_of(distinct))
-            history = read.index_select(0, found.flatten())
-        history = history.view(*places.shape, -1)
-        if self.of_events is not None:
-            events = {name: values[piece] for name, values in self.of_events.items()}
-            history = model.event_inputs(history, events)
-        times = None if self.times is None else self.times[piece]
-        wanted = None if self.wanted is None else self.wanted[piece]
-        mask = self.known[piece] >= FIRST_ROW
-        asked = None if self.asked is None else self.asked[piece]
-        return model.encode_queries(features, history, mask, times, wanted, asked)
 
 
 def gaps_of(events: Interactions) -> Floats:

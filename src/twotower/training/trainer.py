@@ -29,8 +29,9 @@ from twotower.towers.model import TwoTower, check_widths
 from twotower.training import closed_form
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
-from twotower.training.objective import Batch, Objective, turns_of
+from twotower.training.objective import Objective, turns_of
 from twotower.training.optimizers import OPTIMIZERS
+from twotower.training.reading import Batch
 from twotower.training.steps import Optimizers, WeightAverage
 
 CHECKED_STEPS = 50
