@@ -1,6 +1,7 @@
 """Popularity at moments of the past, beside numbers by hand and a count of every event."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,9 +54,23 @@ def test_is_what_counting_every_event_gives(half_life: float) -> None:
         np.testing.assert_allclose(logs, [math.log(1 + count) for count in counts], rtol=1e-4)
 
 
-def test_the_last_line_ranks_as_recent_popularity_does() -> None:
+def test_weights_count_in_proportion_to_their_mean() -> None:
+    events = events_of([2, 3, 3], [0.0, 10.0, 10.0])
+    plain = RecentCounts.of(events, 4, 10.0, 1).logs
+    alike = RecentCounts.of(replace(events, weights=np.full(3, 0.01, np.float32)), 4, 10.0, 1).logs
+    np.testing.assert_allclose(alike, plain, rtol=1e-6)
+    found = RecentCounts.of(
+        replace(events, weights=np.array([4, 1, 1], np.float32)), 4, 10.0, 1
+    ).logs
+    np.testing.assert_allclose(found[-1, 2:], np.log1p([2 * 0.5, 0.5 + 0.5]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("has_weights", [True, False])
+def test_the_last_line_ranks_as_recent_popularity_does(*, has_weights: bool) -> None:
     rng = np.random.default_rng(1)
     events = events_of(rng.integers(2, 30, 300).tolist(), np.sort(rng.random(300) * 9).tolist())
+    if has_weights:
+        events = replace(events, weights=rng.random(300, np.float32) * 9)
     case = Cases(np.array([2], np.int32), Histories.empty(1), Histories.empty(1))
     scores = RecentPopularity.fit(events, 30, half_life=2.0).score(case)[0, 2:].numpy()
     ours = RecentCounts.of(events, 30, 2.0).logs[-1, 2:]

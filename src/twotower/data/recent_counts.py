@@ -17,7 +17,8 @@ MOMENTS = 16
 class RecentCounts:
     """The logarithm of ``1 +`` the faded number of events of each item, at several moments.
 
-    An event that is one half-life old counts as half an event.
+    An event that is one half-life old counts half. Events with weights count by them, in proportion to the
+    mean weight.
 
     Args:
         moments: ``(K,)`` ascending seconds; the first is minus infinity, when nothing had happened.
@@ -53,7 +54,9 @@ class RecentCounts:
         events = events.where(events.is_positive & np.isfinite(events.times))
         assert events.times is not None
         order = np.argsort(events.times, kind="stable")
-        times, rows = events.times[order], events.item_rows[order]
+        times, rows, weights = events.times[order], events.item_rows[order], np.ones(len(order))
+        if events.weights is not None and len(order):
+            weights = events.weights[order] / events.weights.mean()
         ends = len(times) * np.arange(1, num + 1) // num
         # The last counts all; the others what came before them, and nothing of their own moment.
         moments = [-np.inf, *(times[end] for end in ends[:-1] if end), np.inf]
@@ -63,7 +66,7 @@ class RecentCounts:
             until = int(np.searchsorted(times, moment, side="left"))
             now = times[-1] if until == len(times) and until else moment
             counts *= 0.5 ** ((now - before) / half_life)
-            fresh = 0.5 ** ((now - times[done:until]) / half_life)
+            fresh = weights[done:until] * 0.5 ** ((now - times[done:until]) / half_life)
             counts += np.bincount(rows[done:until], fresh, num_item_rows)
             logs[line], done, before = np.log1p(counts), until, now
         return cls(np.array(moments), logs)
