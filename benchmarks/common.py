@@ -22,12 +22,11 @@ from rich.table import Table
 
 from twotower.config import Config
 from twotower.serving.bundle import Contents
+from twotower.training.best import train_best
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
 from twotower.training.choices import resolve
 from twotower.training.heats import open_heats
-from twotower.training.race import train_best
-from twotower.training.solver import with_better_solver
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
 from twotower.version import __version__
@@ -221,9 +220,8 @@ def default_of(task: Task, given: Config) -> Default:
     config, choices = resolve(given, task.dataset)
     teller = _Said()
     first = Trainer(task.dataset, task.sides, config)
-    raced = train_best(given, first, open_heats(given, config, task.dataset), bar=teller)
-    trainer, progress = with_better_solver(given, raced.trainer, raced.done, teller)
-    log = raced.done.log
+    best = train_best(given, first, open_heats(given, config, task.dataset), bar=teller)
+    log = best.steps.log
     lost = [
         each["seconds"]
         for record in log
@@ -233,7 +231,7 @@ def default_of(task: Task, given: Config) -> Default:
     ]
     winner = [r["seconds"] + r["validation_seconds"] for r in log if "loss" in r]
     seconds = {"winner": sum(winner), "losers": sum(lost)}
-    return Default(trainer, progress, [*choices, *teller.choices], seconds)
+    return Default(best.trainer, best.done, [*choices, *teller.choices], seconds)
 
 
 def digest_of(config: Config) -> str:

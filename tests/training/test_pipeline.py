@@ -23,12 +23,12 @@ from twotower.evaluation.figures import Figures, measure
 from twotower.features.schema import Feature
 from twotower.serving.bundle import open_bundle
 from twotower.serving.retriever import Retriever
+from twotower.training.best import train_best
 from twotower.training.bundle_contents import data_digest
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
 from twotower.training.choices import resolve
 from twotower.training.pipeline import train
-from twotower.training.race import train_best
 from twotower.training.task import Task
 from twotower.training.trained import Trained
 from twotower.training.trainer import Trainer, TrainingDivergedError
@@ -141,10 +141,10 @@ def fit(small_world: SyntheticTables) -> Callable[..., Fitted]:
         )
         settings, _ = resolve(task.config, task.dataset)
         trainer = Trainer(task.dataset, task.sides, settings)
-        raced = train_best(
+        best = train_best(
             task.config, trainer, (), out=out, resume=resume, bar=teller or Listener()
         )
-        return Fitted(trainer, raced.done)
+        return Fitted(trainer, best.done)
 
     return fit
 

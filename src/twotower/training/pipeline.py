@@ -15,6 +15,7 @@ from twotower.data.tables import Table
 from twotower.errors import ArgumentError, ConfigError, check_least
 from twotower.keywords import PARTS, Keywords, configured, events_of, takes_keywords
 from twotower.serving.bundle import check_output
+from twotower.training.best import train_best
 from twotower.training.callbacks import Callback, Callbacks, check_minutes
 from twotower.training.choices import resolve
 from twotower.training.finish import finish
@@ -22,9 +23,7 @@ from twotower.training.heats import open_heats, told_with
 from twotower.training.indexing import check_index
 from twotower.training.loggers import MLflowLogger, TensorBoardLogger
 from twotower.training.notebook import callback_of
-from twotower.training.race import train_best
 from twotower.training.retraining import Refit, learnt_by
-from twotower.training.solver import with_better_solver
 from twotower.training.task import Given, Task, View
 from twotower.training.trained import Trained, TrainedViews
 from twotower.training.trainer import Trainer
@@ -161,7 +160,7 @@ def train(
     teller.on_choices(told_with(choices, heats), settings)
     untrained = deepcopy(towers) if seeds > 1 or learnt is not None else {}
     of_seed = f", seed {settings.training.seed} (1 of {seeds})" if seeds > 1 else ""
-    raced = train_best(
+    best = train_best(
         given,
         Trainer(dataset, sides, settings, **towers),
         heats,
@@ -172,15 +171,12 @@ def train(
         bar=bar,
         teller=teller,
     )
-    trainer, done = with_better_solver(
-        given, raced.trainer, raced.done, teller, is_time_up=raced.is_time_up
-    )
     (trained,) = finish(
         task,
-        trainer,
-        done,
+        best.trainer,
+        best.done,
         out=target,
-        work=raced.work,
+        work=best.work,
         histories=histories,
         baselines=baselines,
         learnt=learnt,
@@ -255,17 +251,16 @@ def train_views(
     heats = open_heats(task.config, settings, task.dataset)
     teller.on_choices(told_with(choices, heats), settings)
     first = Trainer(task.dataset, task.sides, settings)
-    raced = train_best(
+    best = train_best(
         task.config, first, heats, out=target, resume=resume, minutes=minutes, bar=teller
     )
     del first
-    trainer, done = with_better_solver(task.config, raced.trainer, raced.done, teller)
     trained = finish(
         task,
-        trainer,
-        done,
+        best.trainer,
+        best.done,
         out=target,
-        work=raced.work,
+        work=best.work,
         histories=histories,
         baselines=baselines,
         learnt=learnt,

@@ -1,17 +1,15 @@
 """What ``auto`` leaves open, settled by a race: settings train side by side, and the better goes on."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from twotower.caller import argument
 from twotower.config import Config
-from twotower.errors import ArgumentError, ConfigError, NothingLearntError
+from twotower.errors import ConfigError
 from twotower.toml import toml_value
 from twotower.training.bundle_contents import fingerprint
-from twotower.training.callbacks import Callback, Callbacks, Deadline, too_short
+from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress, WorkFolder
 from twotower.training.choices import resolve
 from twotower.training.heats import Heat
@@ -48,6 +46,16 @@ class Entrant:
         if not is_dropped and (pause is None or not done.epoch or not pause(done)):
             save = None if self.work is None else self.work.save
             self.trainer.fit(progress=done, watcher=watcher, save=save, pause=pause)
+
+    def finish(
+        self, watcher: Callback, is_hopeless: Callable[[Progress], bool] | None = None
+    ) -> None:
+        """Train to the end, or until there is no hope, and hold the best weights."""
+        self.train(watcher, is_hopeless)
+        if is_hopeless is not None and not self.progress.interrupted:
+            self.trainer.keep_best(
+                self.progress, save=None if self.work is None else self.work.save
+            )
 
     def best_of(self, epochs: int) -> float:
         """Return the best validation metric of the first epochs."""
@@ -214,87 +222,6 @@ def record_of(
     best = max(compared, key=lambda each: float(each["metric"]))
     record = {"event": "race", "setting": name, "chosen": best["value"], "compared": compared}
     return record if epochs is None else {**record, "epochs": epochs}
-
-
-@dataclass(frozen=True)
-class Raced:
-    """How a race ended.
-
-    Args:
-        trainer: The winner, holding its best weights.
-        done: Its progress.
-        work: Its checkpoint beside the bundle; None where none is kept.
-        is_time_up: Whether a budget of minutes ended it, and not Ctrl-C.
-    """
-
-    trainer: Trainer
-    done: Progress
-    work: WorkFolder | None
-    is_time_up: bool = False
-
-
-def train_best(
-    given: Config,
-    first: Trainer,
-    heats: Sequence[Heat],
-    *,
-    out: Path | None = None,
-    resume: bool = False,
-    minutes: float | None = None,
-    phase: str = "training",
-    bar: Callback | None = None,
-    teller: Callback | None = None,
-) -> Raced:
-    """Train what validation prefers: the winner of a race goes on from where it is, to its end.
-
-    Args:
-        given: As ``Race`` takes it, and so are ``first``, ``heats``, ``out`` and ``resume``.
-        first: The trainer of the settings that ``resolve`` chose.
-        heats: Without any, this is one training.
-        out: Where the bundle will be.
-        resume: Whether to go on from the checkpoints.
-        minutes: After these the training ends as by Ctrl-C; None has no limit.
-        phase: What the training of the winner is called.
-        bar: Follows the race.
-        teller: Follows the training of the winner; None for ``bar``, too.
-
-    Raises:
-        NothingLearntError: Ctrl-C came before the first validation.
-        ConfigError: There is no checkpoint to go on from, or it is of other data or settings; the minutes
-            ended before the first validation.
-        TrainingDivergedError: The loss of the winner became NaN or infinite.
-    """
-    bar = bar or Callback()
-    teller = teller or bar
-    deadline = None if minutes is None else Deadline(minutes)
-    if deadline is not None:
-        bar, teller = Callbacks([bar, deadline]), Callbacks([teller, deadline])
-    if resume and out is None:
-        raise ArgumentError(
-            f"{argument('resume')} must go with {argument('out')}, got no {argument('out')}."
-        )
-    race = Race(given, first, heats, out=out, resume=resume)
-    del first  # if it loses, the next training needs its memory
-    race.run(bar, teller)
-    best = race.best
-    if not best.progress.interrupted:
-        teller.on_phase(phase)
-        best.train(teller)
-    else:
-        best.trainer.keep_best(best.progress)
-    is_up = deadline is not None and deadline.is_up
-    if best.progress.best_metric is None:
-        if is_up and minutes is not None:
-            raise too_short(minutes)
-        # An earlier training's checkpoint stays; this one has none.
-        raise NothingLearntError("Interrupted before the first validation: nothing was kept.")
-    if is_up:
-        said = (
-            f"the time was up after epoch {best.progress.epoch}; the best weights so far are kept"
-        )
-        teller.on_choices((f"{argument('minutes')}: {said}",), best.trainer.config)
-    best.progress.log[:0] = race.records
-    return Raced(best.trainer, best.progress, best.work, is_up)
 
 
 def _compared(best: Entrant, other: Entrant, most: int, watcher: Callback) -> int:

@@ -16,6 +16,7 @@ from twotower.extras import library
 from twotower.keywords import PARTS, Keywords, configured, events_of, takes_keywords
 from twotower.serving.bundle import check_output
 from twotower.training import study as studies
+from twotower.training.best import better_of, closed_form
 from twotower.training.bundle_contents import fingerprint
 from twotower.training.callbacks import Callback, Callbacks, Deadline, check_minutes, too_short
 from twotower.training.checkpoints import Progress
@@ -26,7 +27,6 @@ from twotower.training.indexing import check_index
 from twotower.training.notebook import callback_of
 from twotower.training.race import Race
 from twotower.training.settings import value_of, with_values
-from twotower.training.solver import with_better_solver
 from twotower.training.task import Given, Task
 from twotower.training.trained import Trained
 from twotower.training.trainer import Trainer, TrainingDivergedError
@@ -187,7 +187,8 @@ def tune(
     trainer.model.load_state_dict(done.best_model)
     trainer.settle()
     if not interrupted:
-        trainer, done = with_better_solver(task.config, trainer, done, teller)
+        closed = closed_form(task.config, trainer, teller)
+        trainer, done = better_of(trainer, done, closed, teller)
     tuning = {"trials": len(trials), "chosen": best.number, "validation": best.metric}
     changed = studies.changes(best, default)
     solver = trainer.config.training.solver
