@@ -48,6 +48,9 @@ def shake(retriever: Retriever) -> None:
     with torch.no_grad():
         for parameter in retriever.encoding.model.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+        for name, buffer in retriever.encoding.model.named_buffers():
+            if name.endswith("half_life"):
+                buffer.fill_(2.0)
     retriever.index.item_vectors[2:] = retriever.encoding.item_vectors()[2:]
 
 
@@ -71,6 +74,7 @@ def assert_same(file: Path, retriever: Retriever, *ids: Any, **described: Any) -
         # test_the_tiny_world_reads_histories. What is read of items is no matter of the reader.
         ("recency", {"history_items": "separate", "similarity": "cosine"}),
         ("mean", {"popularity": "on"}),
+        ("bag", {"history_items": "separate"}),
         ("attention", {"history_items": "ids", "similarity": "cosine"}),
         ("sasrec", {}),
         ("transformer", {}),
@@ -97,6 +101,9 @@ def assert_histories_are_read(file: Path, retriever: Retriever, history: str) ->
     times = [0.0, 7.0, 15.0, 1e6, 1e6 + 3600.5]
     timed = [{"item_id": i, "time": 1.7e9 + at} for i, at in enumerate(times, start=1)]
     assert_same(file, retriever, history=timed)
+    if history == "bag":  # events fade
+        turned = retriever.encode_queries(history=items[::-1])
+        assert np.abs(retriever.encode_queries(history=items) - turned).max() > 1e-2
     if history in ("pooled", "gru", "transformer"):
         without = retriever.encode_queries(history=list(range(1, 1 + len(timed))))
         assert np.abs(retriever.encode_queries(history=timed) - without).max() > 1e-2

@@ -40,9 +40,12 @@ def likes(seed: int = 0) -> pl.DataFrame:
 QUICK: dict[str, Any] = {"training": {"epochs": 2, "threads": 1}, "towers": {"dim": 16}}
 
 
-def trainer_of(**training: Any) -> Trainer:
+IN_ORDER = {"data": {"order": "file"}}
+
+
+def trainer_of(*, ordered: bool = False, **training: Any) -> Trainer:
     settings = {**QUICK, "training": {**QUICK["training"], **training}}
-    task = Task.of(likes(), config=Config.from_dict(settings))
+    task = Task.of(likes(), config=Config.from_dict(settings | (IN_ORDER if ordered else {})))
     config, _ = resolve(task.config, task.dataset)
     return Trainer(task.dataset, task.sides, config)
 
@@ -51,9 +54,13 @@ def trained(**keywords: Any) -> Trained:
     return train(likes(), config=QUICK, baselines=["popularity", "spectral"], **keywords)
 
 
-def test_it_ranks_as_the_baseline() -> None:
-    trainer = trainer_of(solver="spectral")
+@pytest.mark.parametrize("half_life", [None, 2.0])
+def test_it_ranks_as_the_baseline(half_life: float | None) -> None:
+    trainer = trainer_of(solver="spectral", ordered=half_life is not None)
     assert trainer.spectral is not None
+    spectral = {**trainer.spectral, "half_life": half_life}
+    trainer = Trainer(trainer.dataset, trainer.sides, trainer.config, spectral=spectral)
+    assert trainer.spectral == spectral
     dataset = trainer.dataset
     num_rows = dataset.items.ids.num_rows
     baseline = Spectral.fit(dataset.part(Part.TRAIN), num_rows, **trainer.spectral)
@@ -126,6 +133,28 @@ def test_validation_decides() -> None:
     assert config.towers.width <= 16
 
 
+def test_it_is_tried_where_events_have_an_order() -> None:
+    rng = np.random.default_rng(0)
+    # Many small groups of items, which a narrow model cannot hold, in any order.
+    frame = pl.DataFrame(
+        [
+            (user, 5 * ((user * 7) % 200) + int(item))
+            for user in range(600)
+            for item in rng.permutation(5)
+        ],
+        schema=["user", "item"],
+        orient="row",
+    )
+    told = Said()
+    found = train(
+        frame, config={**IN_ORDER, "training": {"epochs": 2}}, baselines=[], progress=told
+    )
+    towers = found.contents.config.towers
+    assert found.contents.config.training.solver == "spectral"
+    assert (towers.history, towers.question_time) == ("bag", "off")
+    assert any(said.startswith("training.solver = 'spectral': validation") for said in told.said)
+
+
 @pytest.mark.parametrize("solver", ["gradient", "spectral"])
 def test_it_is_refitted_on_more_events(solver: str) -> None:
     config = {**QUICK, "training": {**QUICK["training"], "solver": solver}}
@@ -140,12 +169,16 @@ def test_it_is_refitted_on_more_events(solver: str) -> None:
     [
         ({"towers": {"query_hidden": [8]}}, r"towers.query_hidden is \[8\]"),
         ({"towers": {"similarity": "cosine"}}, "towers.similarity is 'cosine'"),
-        ({"data": {"order": "file"}}, "the events have an order"),
+        ({"towers": {"question_time": "on"}}, "towers.question_time is 'on'"),
+        ({"loss": {"negatives": "uniform"}}, "loss.negatives is 'uniform'"),
+        ({"features": {"query": {"user": "text"}}}, "a search is all in its text"),
+        ({"split": {"kind": "temporal"}}, "the test is of a later period"),
     ],
 )
 def test_what_it_cannot_hold_is_refused(settings: dict[str, Any], reason: str) -> None:
     given = {**settings, "training": {"solver": "spectral"}}
-    task = Task.of(likes(), config=Config.from_dict(given))
+    frame = likes().with_row_index("timestamp") if "split" in settings else likes()
+    task = Task.of(frame, config=Config.from_dict(given))
     with pytest.raises(ConfigError, match=f"must not be 'spectral' where {reason}; use 'gradient'"):
         resolve(task.config, task.dataset)
 

@@ -85,7 +85,7 @@ class DecayedMean(HistoryEncoder):
         super().__init__()
         if not half_life > 0:
             raise ArgumentError(f"half_life must be above 0, got {half_life}.")
-        self.half_life = half_life
+        self.half_life: float | Tensor = half_life
 
     def forward(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Map ``(B, L, d)`` to the running decayed means ``(B, L, d)``."""
@@ -115,11 +115,16 @@ class DecayedMean(HistoryEncoder):
         return weights / weights.sum(dim=2, keepdim=True).clamp(min=1e-9)
 
 
+EVER = 1e30
+"""A half-life in events in which none fades; a bundle holds no infinite number."""
+
+
 class Bag(DecayedMean):
     """The mean of the events, and a learnt vector where there is none yet.
 
     Without that vector a query without events would be the zero vector, for which all items are alike.
-    Trained, it says what is popular.
+    Trained, it says what is popular. Its half-life is not learnt by steps: nothing fades, unless the closed
+    form sets another.
 
     Args:
         dim: ``d``.
@@ -128,6 +133,8 @@ class Bag(DecayedMean):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.start = nn.Parameter(torch.zeros(dim))
+        del self.half_life
+        self.half_life = nn.Buffer(torch.tensor(EVER))
 
     def forward(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:
         """Map ``(B, L, d)`` to the running means ``(B, L, d)``."""

@@ -11,6 +11,7 @@ from twotower.config import Config
 from twotower.errors import ArgumentError, ConfigError, NothingLearntError
 from twotower.training.callbacks import Callback, Callbacks, Deadline, too_short
 from twotower.training.checkpoints import Progress, WorkFolder
+from twotower.training.choices import resolve
 from twotower.training.closed_form import chosen as chosen_closed_form
 from twotower.training.closed_form import is_quick, no_closed_form, settings_of
 from twotower.training.heats import Heat
@@ -149,9 +150,11 @@ def closed_form(given: Config, trainer: Trainer, teller: Callback) -> ClosedForm
     Raises:
         NothingLearntError: Ctrl-C interrupted it.
     """
-    if given.training.solver != "auto" or trainer.config.training.examples != "sets":
+    if given.training.solver != "auto" or trainer.config.towers.history == "none":
         return None
     hindrance = no_closed_form(given, trainer.dataset, trainer.custom)
+    if hindrance and trainer.config.training.examples != "sets":
+        return None
     if not hindrance and not is_quick(trainer.dataset, given.towers.dim):
         hindrance = "the closed form would take too long"
     if not hindrance:
@@ -199,11 +202,7 @@ def better_of(
 def _in_closed_form(given: Config, trainer: Trainer) -> ClosedForm:
     """Return the model in closed form on a trainer's data."""
     spectral = chosen_closed_form(trainer.dataset, given.towers.dim)
-    values = {
-        "towers.dim": spectral.width,
-        "training.solver": "spectral",
-        "towers.similarity": "dot",
-    }
-    config = with_values(trainer.config, values)
+    values = {"towers.dim": spectral.width, "training.solver": "spectral"}
+    config, _ = resolve(with_values(given, values), trainer.dataset)
     other = Trainer(trainer.dataset, trainer.sides, config, spectral=settings_of(spectral))
     return ClosedForm(other, other.fit())

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from twotower.config import EVENTS_READ, QUERY_WIDTHS, WIDTH, Config, TowersConfig
+from twotower.config import EVENTS_READ, QUERY_WIDTHS, WIDTH, Config
 from twotower.data.dataset import Dataset, Interactions, Part
 from twotower.errors import ConfigError
 from twotower.losses.loss_kinds import LOSSES
@@ -119,6 +119,8 @@ def _choose_towers(
     if towers.history == "auto":
         history = "pooled" if dataset.ordered else "bag"
         reason = "events have an order" if dataset.ordered else "events have no order"
+        if config.training.solver == "spectral":
+            history, reason = "bag", "the closed form sums the events"
         if config.features.query.get(dataset.queries.id_column) in text_kinds():
             history, reason = "none", "a search is all in its text"
         if towers.block == "tanh":
@@ -150,13 +152,15 @@ def _choose_for_examples(choices: Choices) -> None:
         choices.decide("towers.history_items", "separate" if is_plain else "tower")
 
 
-def _hindrance_of_question_time(towers: TowersConfig, dataset: Dataset) -> str:
+def _hindrance_of_question_time(config: Config, dataset: Dataset) -> str:
     """Return why the query tower cannot read when it is asked, or nothing; the history is decided."""
+    if config.training.solver == "spectral":
+        return "training.solver is 'spectral'"
     if dataset.interactions.times is None:
         return "the events have no times"
     if not dataset.ordered:
         return "the events have no order"
-    return "the query tower reads no history" if towers.history == "none" else ""
+    return "the query tower reads no history" if config.towers.history == "none" else ""
 
 
 def _choose_question_time(choices: Choices, dataset: Dataset) -> None:
@@ -166,7 +170,7 @@ def _choose_question_time(choices: Choices, dataset: Dataset) -> None:
         ConfigError: It cannot, though it shall.
     """
     towers = choices.config.towers
-    hindrance = _hindrance_of_question_time(towers, dataset)
+    hindrance = _hindrance_of_question_time(choices.config, dataset)
     if towers.question_time == "auto":
         # A test of a period asks all its questions at the period's start.
         is_on = not hindrance and not dataset.by_period

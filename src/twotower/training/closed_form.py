@@ -14,8 +14,9 @@ from twotower.features.encoders import CategoryEncoder, SideEncoder
 from twotower.registry import resolved
 from twotower.toml import toml_value
 from twotower.towers.encoding import Encoding
-from twotower.towers.history import Bag
+from twotower.towers.history import EVER, Bag
 from twotower.towers.model import ItemTower, QueryTower
+from twotower.training.choices_of_examples import text_kinds
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW
 
 if TYPE_CHECKING:
@@ -40,14 +41,18 @@ def no_closed_form(config: Config, dataset: Dataset, custom: Collection[str] = (
         return "a tower is your own"
     if dataset.views:
         return "there are several views"
-    if dataset.ordered:
-        return "the events have an order"
+    if dataset.by_period:
+        return "the test is of a later period"
+    if config.features.query.get(dataset.queries.id_column) in text_kinds():
+        return "a search is all in its text"
     if "id" not in config.features.item.get(dataset.items.id_column, "id").split("+"):
         return "the items are read by no id"
     if config.features.tune_sentences:
         return "features.tune_sentences is true"
     if config.loss.kind not in ("auto", "softmax"):
         return f"loss.kind is {config.loss.kind!r}"
+    if config.loss.negatives not in ("auto", "all"):
+        return f"loss.negatives is {config.loss.negatives!r}"
     allowed = {
         "history": ("auto", "bag"),
         "history_items": ("auto", "separate"),
@@ -59,6 +64,7 @@ def no_closed_form(config: Config, dataset: Dataset, custom: Collection[str] = (
         "similarity": ("auto", "dot"),
         "temperature": (None,),
         "popularity": ("auto", "off"),
+        "question_time": ("auto", "off"),
     }
     for name, values in allowed.items():
         value = getattr(towers, name)
@@ -127,6 +133,7 @@ def fill(encoding: Encoding, spectral: "Spectral") -> None:
     _put(query_tower.items, encoding, _scaled(spectral.history_vectors, is_trained))
     logs = np.log1p(spectral.spectrum.degrees[is_trained])
     start = np.linalg.lstsq(items[is_trained], logs - logs.mean(), rcond=None)[0]
+    cast("Tensor", history.half_life).fill_(spectral.half_life or EVER)
     history.start.zero_()
     history.start[: len(start)] = torch.from_numpy(start)
     _table(query_tower.items).weight[UNKNOWN_ROW] = SHARE_OF_RARE * history.start
