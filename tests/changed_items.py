@@ -41,7 +41,7 @@ def change_items(folder: Path) -> Retriever:
         queries=world.queries,
         out=folder / "model",
         config={
-            "training": {"epochs": 1},
+            "training": {"epochs": 1, "solver": "gradient"},
             "towers": {
                 "dim": 16,
                 "history": "pooled",

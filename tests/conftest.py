@@ -151,7 +151,7 @@ def tiny_trained(
         queries=tiny_world.queries,
         out=tmp_path_factory.mktemp("tiny") / "model",
         config={
-            "training": {"epochs": 2, "batch_size": 256},
+            "training": {"epochs": 2, "batch_size": 256, "solver": "gradient"},
             "towers": {
                 "dim": 16,
                 "history": "pooled",

@@ -220,6 +220,10 @@ class TowersConfig(Section):
     where the test is a later period, scores are dot products and items have ids."""
     popularity_days: Positive = None
     """Half-life of that popularity, in days; chosen on validation if not set."""
+    spectral_dim: Annotated[int | None, Range(0, 16_384)] = None
+    """Numbers that a closed form adds to the compared vectors, beside ``dim``: singular vectors as the
+    baseline ``spectral`` has them, which training leaves as they are. 0 is none; without it validation
+    decides."""
     block: Literal["skip", "tanh"] = "skip"
     """How hidden layers stand on the features: ``skip`` adds what they find to the features' sum, with
     GELU; ``tanh`` is layers of tanh alone, as in DSSM, the first hidden width that of the features."""
@@ -249,6 +253,11 @@ class TowersConfig(Section):
     def width(self) -> int:
         """``dim``, or its default."""
         return WIDTH if self.dim is None else self.dim
+
+    @property
+    def compared_width(self) -> int:
+        """Numbers of the compared vectors: ``width``, and those of a closed form."""
+        return self.width + (self.spectral_dim or 0)
 
     @property
     def events_read(self) -> int:

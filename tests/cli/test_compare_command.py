@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             config={
                 "towers": {"dim": dim},
                 "split": {"kind": kind},
-                "training": {"epochs": 1, "batch_size": 64},
+                "training": {"epochs": 1, "batch_size": 64, "solver": "gradient"},
             },
         )
     return folder
@@ -64,7 +64,7 @@ class TestPrinted:
             out=tmp_path / "poor",
             config={
                 "towers": {"dim": 2, "history": "pooled", "query_id": "off"},
-                "training": {"epochs": 1, "batch_size": 256},
+                "training": {"epochs": 1, "batch_size": 256, "solver": "gradient"},
             },
         )
         outcome = run_command(("compare", str(tiny_bundle), "poor"), tmp_path)

@@ -83,7 +83,10 @@ class TestHistory:
             tiny_world.interactions,
             items=tiny_world.items,
             queries=tiny_world.queries,
-            config={"training": {"epochs": 2, "batch_size": 256}, "towers": towers},
+            config={
+                "training": {"epochs": 2, "batch_size": 256, "solver": "gradient"},
+                "towers": towers,
+            },
             baselines=[],
         ).retriever
         deafen(retriever.encoding.model, 1.0)

@@ -33,7 +33,7 @@ def retriever(small_world: SyntheticTables) -> Retriever:
         queries=small_world.queries,
         config={
             "towers": {"dim": 8, "history_length": 2},
-            "training": {"epochs": 1, "batch_size": 64},
+            "training": {"epochs": 1, "batch_size": 64, "solver": "gradient"},
         },
     ).retriever
 
@@ -99,7 +99,12 @@ class TestLoss:
             {
                 "loss": {**loss, "num_negatives": 30},
                 "towers": {"dim": 8},
-                "training": {"epochs": 1, "batch_size": 64, "learning_rate": 1e-9},
+                "training": {
+                    "epochs": 1,
+                    "batch_size": 64,
+                    "learning_rate": 1e-9,
+                    "solver": "gradient",
+                },
             },
         )
         (finding,) = check_loss(contents)

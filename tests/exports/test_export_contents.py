@@ -107,7 +107,7 @@ def test_columns_that_are_called_as_ours_keep_their_names(
     events = small_world.interactions.rename({"query_id": "seen"})
     config = {
         "data": {"query_column": "seen"},
-        "training": {"epochs": 1},
+        "training": {"epochs": 1, "solver": "gradient"},
         "towers": {"dim": 8},
     }
     retriever = train(events, items=items, config=config).retriever

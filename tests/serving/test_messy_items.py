@@ -52,7 +52,7 @@ def messy(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     )
     folder = tmp_path_factory.mktemp("messy")
     config = {
-        "training": {"epochs": 1, "batch_size": 64},
+        "training": {"epochs": 1, "batch_size": 64, "solver": "gradient"},
         "towers": {"dim": 8},
         "features": {"event": {"paid": "number"}},
     }

@@ -89,7 +89,12 @@ def test_a_bundle_reads_items_as_the_training_did(
         queries=small_world.queries,
         config={
             "towers": {"dim": 8, "history": history, "history_items": way},
-            "training": {"epochs": 2, "batch_size": 64, "precision": "float32"},
+            "training": {
+                "epochs": 2,
+                "batch_size": 64,
+                "precision": "float32",
+                "solver": "gradient",
+            },
         },
     )
     losses = [record["loss"] for record in map(json.loads, trained.contents.log.splitlines())]

@@ -27,7 +27,7 @@ from twotower.training.trainer import Trainer
 DAY = 86_400
 PERIOD: Settings = {
     "split": {"kind": "temporal"},
-    "towers": {"dim": 8},
+    "towers": {"dim": 8, "spectral_dim": 0},
     "training": {"epochs": 2, "batch_size": 64, "precision": "float32"},
 }
 

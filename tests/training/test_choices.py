@@ -81,6 +81,7 @@ class TestAuto:
         settings: Settings = {
             "towers": {
                 "dim": 64,
+                "spectral_dim": 0,
                 "history": "mean",
                 "question_time": "off",
                 "popularity": "off",

@@ -50,7 +50,7 @@ def told(small_world: SyntheticTables) -> tuple[Phases, NotebookProgress, str, T
     trained = train(
         small_world.interactions,
         items=small_world.items.with_columns(title=pl.lit(HOSTILE) + pl.col("title")),
-        config={"training": {"epochs": 2, "seed": 7}, "towers": {"dim": 4}},
+        config={"training": {"epochs": 2, "seed": 7, "solver": "gradient"}, "towers": {"dim": 4}},
         seeds=2,
         progress=notebook,
         loggers=[phases, ProgressBar(screen)],

@@ -34,7 +34,7 @@ from twotower.training.pipeline import train
 from twotower.training.trained import Trained
 
 QUICK: dict[str, dict[str, Any]] = {
-    "training": {"epochs": 2, "batch_size": 256},
+    "training": {"epochs": 2, "batch_size": 256, "solver": "gradient"},
     "towers": {"dim": 8, "history": "pooled", "query_id": "off", "question_time": "off"},
 }
 

@@ -35,11 +35,11 @@ from twotower.training.trainer import Trainer, TrainingDivergedError
 
 FOUR: dict[str, dict[str, object]] = {
     "towers": {"dim": 8, "question_time": "off"},
-    "training": {"epochs": 4, "patience": 9, "batch_size": 64},
+    "training": {"epochs": 4, "patience": 9, "batch_size": 64, "solver": "gradient"},
 }
 ONE: dict[str, dict[str, object]] = {
     "towers": {"dim": 8, "question_time": "off"},
-    "training": {"epochs": 1, "batch_size": 64},
+    "training": {"epochs": 1, "batch_size": 64, "solver": "gradient"},
 }
 TIMING = {"examples_per_second", "seconds", "validation_seconds"}
 
@@ -776,7 +776,10 @@ class TestSeveralSeeds:
     def test_the_bundle_is_of_the_first_and_the_spread_of_all(
         self, small_world: SyntheticTables, tmp_path: Path
     ) -> None:
-        config = {"towers": {"dim": 4}, "training": {"epochs": 1, "batch_size": 64, "seed": 5}}
+        config = {
+            "towers": {"dim": 4},
+            "training": {"epochs": 1, "batch_size": 64, "seed": 5, "solver": "gradient"},
+        }
         tables = (small_world.interactions, small_world.items)
         out = tmp_path / "m"
         both = train(tables[0], items=tables[1], config=config, seeds=2, out=out, baselines=[])

@@ -38,7 +38,16 @@ from twotower.vocab import Vocabulary
 NUM_QUERIES, NUM_ITEMS, NUM_EVENTS = 60, 20, 7
 FIRST_MOMENT = 1_500_000_017
 SETTINGS = (
-    *("--set", "training.epochs=1", "--set", "training.batch_size=64", "--set", "towers.dim=8"),
+    *(
+        "--set",
+        "training.epochs=1",
+        "--set",
+        "training.batch_size=64",
+        "--set",
+        "training.solver=gradient",
+        "--set",
+        "towers.dim=8",
+    ),
     *("--set", "towers.question_time=off"),
     *("--set", "features.query.religion=shown", "--set", "features.event.device=categorical"),
 )
@@ -411,7 +420,7 @@ def test_bundles_of_several_views_are_private_too(folder: Path, tmp_path: Path) 
     events = pl.read_csv(folder / "events.csv")
     is_book = events["item_id"].str.ends_with("5")
     views = {"books": View(events.filter(is_book)), "films": View(events.filter(~is_book))}
-    config = {"training": {"epochs": 1}, "towers": {"dim": 4}}
+    config = {"training": {"epochs": 1, "solver": "gradient"}, "towers": {"dim": 4}}
     trained = train_views(views, out=tmp_path / "views", config=config, private=True)
     assert not holds(tmp_path / "views", "uid-")
     opened = Retriever.open(tmp_path / "views" / "films")

@@ -17,7 +17,7 @@ from twotower.training.trained import Trained
 
 CONFIG: dict[str, dict[str, object]] = {
     "towers": {"dim": 4},
-    "training": {"epochs": 2, "batch_size": 64},
+    "training": {"epochs": 2, "batch_size": 64, "solver": "gradient"},
 }
 
 

@@ -56,6 +56,7 @@ def loyal(
 SMALL: dict[str, Any] = {
     "towers": {"dim": 8, "history_length": 1, "question_time": "off", "similarity": "dot"},
     "training": {
+        "solver": "gradient",
         "epochs": 5,
         "patience": 8,
         "batch_size": 128,
@@ -548,7 +549,7 @@ def test_the_time_of_the_question_stays_where_it_helps(*, is_useful: bool) -> No
         }
     )
     towers = {"dim": 8, "history": "pooled", "similarity": "dot", "query_id": "off"}
-    training = {"epochs": 4, "batch_size": 128, "learning_rate": 0.02}
+    training = {"epochs": 4, "batch_size": 128, "learning_rate": 0.02, "solver": "gradient"}
     config = {"towers": towers, "training": training, "data": {"repeats": "yes"}}
     told = Told()
     trained = train(frame, config=config, progress=told, baselines=[])

@@ -39,7 +39,10 @@ from twotower.training.trained import Trained
 from twotower.training.trainer import Trainer
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW
 
-QUICK = {"training": {"epochs": 2, "batch_size": 128, "threads": 1}, "towers": {"dim": 8}}
+QUICK: dict[str, dict[str, Any]] = {
+    "training": {"epochs": 2, "batch_size": 128, "threads": 1, "solver": "gradient"},
+    "towers": {"dim": 8},
+}
 BASELINES = ["popularity", "item_knn"]
 
 
@@ -347,7 +350,11 @@ class TestProduction:
         known = events.sort("timestamp")[-3:]
         had = set(events.filter(query_id=1)["item_id"])
         new = next(item for item in events["item_id"].unique() if item not in had)
-        later = pl.DataFrame({"query_id": [1], "item_id": [new]}, schema_overrides=known.schema)
+        schema = known.select("query_id", "item_id", "timestamp").schema
+        moment = [known["timestamp"].max()]
+        later = pl.DataFrame(
+            {"query_id": [1], "item_id": [new], "timestamp": moment}, schema_overrides=schema
+        )
         test = pl.concat([known.select("query_id", "item_id"), later.select("query_id", "item_id")])
         found = evaluate_bundle(opened(whole), test=test, baselines=["popularity"])
         assert "refit" not in found

@@ -26,7 +26,7 @@ from twotower.training.trainer import TrainingDivergedError
 from twotower.training.tune import Tuned, tune
 
 QUICK: dict[str, dict[str, Any]] = {
-    "training": {"epochs": 3},
+    "training": {"epochs": 3, "solver": "gradient"},
     "towers": {"question_time": "off"},
 }
 LONG = 30.0  # minutes; Ctrl-C comes first

@@ -6,7 +6,7 @@ the same with what has; the export compares both on real rows.
 
 import copy
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,11 @@ from twotower.towers.history import HistoryEncoder, Recurrent
 from twotower.towers.history_encoders import HISTORY_ENCODERS
 from twotower.towers.layers import NUM_GAPS, SinceLast
 from twotower.towers.model import QueryTower, TwoTower
-from twotower.towers.popularity import PopularityPrior
 from twotower.towers.question_time import DAY_HOURS, Asked, QuestionTime, asked_at
 from twotower.towers.transformer import Transformer
 from twotower.vocab import PADDING_ROW, UNKNOWN_ROW
+
+Part = TypeVar("Part", bound=nn.Module)
 
 
 class ItemModule(nn.Module):
@@ -41,7 +42,11 @@ class ItemModule(nn.Module):
         super().__init__()
         tower = _traceable(model.item_tower)
         self.model = TwoTower(
-            nn.Identity(), tower, similarity=model.similarity, popularity=_prior(model)
+            nn.Identity(),
+            tower,
+            similarity=model.similarity,
+            popularity=_copied(model.popularity),
+            spectral=_copied(model.spectral),
         )
         self.names = tuple(names)
 
@@ -83,7 +88,11 @@ class QueryModule(nn.Module):
             form = resolved(HISTORY_ENCODERS[history].onnx)
             tower.history = tower.history if form is None else form(tower.history)
         self.model = TwoTower(
-            tower, nn.Identity(), similarity=model.similarity, popularity=_prior(model)
+            tower,
+            nn.Identity(),
+            similarity=model.similarity,
+            popularity=_copied(model.popularity),
+            spectral=_copied(model.spectral),
         )
         self.reads_question_time = model.reads_question_time
         self.reads_times = (
@@ -111,8 +120,8 @@ class QueryModule(nn.Module):
         return self.model.encode_queries(features, vectors, mask, times, asked=asked)
 
 
-def _prior(model: TwoTower) -> PopularityPrior | None:
-    return None if model.popularity is None else copy.deepcopy(model.popularity).cpu()
+def _copied(part: Part | None) -> Part | None:
+    return None if part is None else copy.deepcopy(part).cpu()
 
 
 def _traceable(tower: nn.Module) -> nn.Module:

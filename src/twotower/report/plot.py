@@ -67,7 +67,11 @@ def plot_of_epochs(log: str, best: Any, language: Language = "en") -> Plot:
     title = {"anchor": "start", "color": INK, "fontSize": 13, "fontWeight": "normal"}
     charts = [{**line.spec, "title": {"text": line.title, **title}} for line in lines]
     if not lines:
-        return Plot(f'<svg xmlns="{SVG}"/>', say("missing", what=say("what_training")))
+        is_closed = '"closed form"' in log
+        label = say("training_without_steps" if is_closed else "missing", what=say("what_training"))
+        text = f'<text y="16" font-size="13" fill="currentColor">{label}</text>'
+        size = 'width="560" height="24" font-family="sans-serif"'
+        return Plot(f'<svg xmlns="{SVG}" {size}>{text}</svg>', label)
     label = " ".join(line.label for line in lines)
     drawn = str(svg_of({"hconcat": charts}, label=label))
     for name, colour in _COLOURS.items():

@@ -89,11 +89,13 @@ def _check_sizes(contents: Contents) -> None:
     held = {size for tensor in contents.weights.values() for size in tensor.shape}
     wanted: dict[str, tuple[int, ...]] = {}
     if not contents.custom:
-        if towers.width != width:
+        if towers.compared_width != width:
+            more = f" and towers.spectral_dim {towers.spectral_dim}" if towers.spectral_dim else ""
             raise ArgumentError(
-                f"towers.dim is {towers.width}, and the item vectors have {width} numbers"
+                f"towers.dim is {towers.width}{more}, and the item vectors have {width} numbers"
             )
         wanted["dim"] = (towers.width,)
+        wanted["spectral_dim"] = (towers.spectral_dim,) if towers.spectral_dim else ()
     if "query" not in contents.custom:
         wanted["query_hidden"] = towers.query_widths
         if towers.history in HISTORY_ENCODERS and HISTORY_ENCODERS[towers.history].has_places:

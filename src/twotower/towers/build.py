@@ -7,6 +7,7 @@ from torch import nn
 
 from twotower.config import TowersConfig
 from twotower.errors import ConfigError
+from twotower.features.base import Transform
 from twotower.features.encoders import SideEncoder, start_alike
 from twotower.features.schema import Side
 from twotower.features.transforms import SideTransforms
@@ -17,6 +18,7 @@ from twotower.towers.layers import SinceLast, SkipMLP, TanhMLP
 from twotower.towers.model import CustomTower, ItemTower, QueryTower, TwoTower
 from twotower.towers.popularity import PopularityPrior
 from twotower.towers.question_time import QuestionTime
+from twotower.towers.spectral_part import SpectralPart
 
 
 def build_model(
@@ -125,7 +127,10 @@ def build_model(
         )
     start_alike(encoders)
     prior = _popularity(item_transforms) if config.popularity == "on" else None
-    return _two_tower(config, queries, items, sentences, prior)
+    model = _two_tower(config, queries, items, sentences, prior)
+    if config.spectral_dim:
+        model.spectral = spectral_part(item_transforms, config.spectral_dim)
+    return model
 
 
 def least_weights(
@@ -218,12 +223,28 @@ def _block(config: TowersConfig, hidden: Sequence[int]) -> nn.Module | None:
     return SkipMLP(config.width, hidden, config.dropout)
 
 
+def spectral_part(transforms: SideTransforms, width: int) -> SpectralPart:
+    """Return what a closed form adds to the vectors, with zeros, over the rows of the items' ids.
+
+    Raises:
+        ConfigError: The items have no id.
+    """
+    ids = _ids_of(transforms)
+    if ids is None:
+        raise ConfigError(f"towers.spectral_dim must be 0 where the items have no id, got {width}.")
+    return SpectralPart(ids.own_vocabulary().num_rows, width, ids.feature.name)
+
+
 def _popularity(transforms: SideTransforms) -> PopularityPrior:
     """Return a prior over the rows of the items' ids."""
-    ids = next((t for t in transforms.transforms if t.feature.meaning == "id"), None)
+    ids = _ids_of(transforms)
     if ids is None:
         raise ConfigError("towers.popularity must be 'off' where the items have no id, got 'on'.")
     return PopularityPrior(ids.own_vocabulary().num_rows, ids.feature.name)
+
+
+def _ids_of(transforms: SideTransforms) -> Transform | None:
+    return next((t for t in transforms.transforms if t.feature.meaning == "id"), None)
 
 
 def _history_encoder(config: TowersConfig) -> HistoryEncoder | None:

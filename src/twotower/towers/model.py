@@ -14,6 +14,7 @@ from twotower.towers.history import HistoryEncoder, State
 from twotower.towers.layers import SinceLast
 from twotower.towers.popularity import PopularityPrior
 from twotower.towers.question_time import Asked, QuestionTime
+from twotower.towers.spectral_part import SpectralPart
 
 Features = Mapping[str, Tensor]
 
@@ -188,6 +189,7 @@ class TwoTower(nn.Module):
         history_ids: Whether a history reads only the ids of items, and none of their other features.
         sentences: The sentence encoder of both towers' texts, or None.
         popularity: The prior by popularity, or None.
+        spectral: What a closed form adds to the vectors, or None.
 
     Raises:
         ValueError: The widths of the towers differ, where they are known before the first batch;
@@ -204,6 +206,7 @@ class TwoTower(nn.Module):
         history_ids: bool = False,
         sentences: nn.Module | None = None,
         popularity: PopularityPrior | None = None,
+        spectral: SpectralPart | None = None,
     ) -> None:
         super().__init__()
         if similarity not in ("dot", "cosine"):
@@ -216,6 +219,7 @@ class TwoTower(nn.Module):
         self.history_ids = history_ids
         self.sentences = sentences
         self.popularity = popularity
+        self.spectral = spectral
         if temperature is None and similarity == "cosine":
             # Learnt as a logarithm, as CLIP does (Radford et al., ICML 2021, section 2.5).
             self.log_temperature = nn.Parameter(torch.tensor(math.log(0.1)))
@@ -260,18 +264,26 @@ class TwoTower(nn.Module):
 
     @property
     def history_reads_inputs(self) -> bool:
-        """Whether a history reads the ``item_inputs`` of an item."""
+        """Whether a history reads the ``item_inputs`` of an item, and nothing else."""
+        return self._tower_reads_inputs and self.spectral is None
+
+    @property
+    def _tower_reads_inputs(self) -> bool:
         tower = self.query_tower
         own = isinstance(tower, QueryTower) and tower.items is not None
         return not (own or self.history_ids)
 
     def history_inputs(self, features: Features) -> Tensor:
-        """Return what a history reads of ``n`` items: ``(n, dim)``."""
-        if self.history_reads_inputs:
-            return self.item_inputs(features)
-        if self.history_ids:
-            return cast("ItemTower", self.item_tower).encoder.ids_alone(features)
-        return cast("Tensor", cast("QueryTower", self.query_tower).items(features))  # type: ignore[misc]
+        """Return what a history reads of ``n`` items: ``(n, width)``."""
+        if self._tower_reads_inputs:
+            inputs = self.item_inputs(features)
+        elif self.history_ids:
+            inputs = cast("ItemTower", self.item_tower).encoder.ids_alone(features)
+        else:
+            inputs = cast("Tensor", cast("QueryTower", self.query_tower).items(features))  # type: ignore[misc]
+        if self.spectral is None:
+            return inputs
+        return self.spectral.of_events(inputs, features[self.spectral.feature])
 
     def item_outputs(self, inputs: Tensor) -> Tensor:
         """Map ``item_inputs`` to the compared vectors, ``(n, dim)``."""
@@ -282,9 +294,11 @@ class TwoTower(nn.Module):
     def encode_items(self, features: Features) -> Tensor:
         """Map features of ``n`` items to ``(n, dim)``."""
         vectors = self.item_outputs(self.item_inputs(features))
-        if self.popularity is None:
-            return vectors
-        return self.popularity.of_items(vectors, features[self.popularity.feature])
+        if self.popularity is not None:
+            vectors = self.popularity.of_items(vectors, features[self.popularity.feature])
+        if self.spectral is not None:
+            vectors = self.spectral.of_items(vectors, features[self.spectral.feature])
+        return vectors
 
     def encode_queries(
         self,
@@ -309,9 +323,14 @@ class TwoTower(nn.Module):
                 num = next(iter(features.values())).shape[0]
                 device = self.log_temperature.device
                 mask = torch.zeros(num, 1, dtype=torch.bool, device=device)
-                item_vectors = torch.zeros(num, 1, self.query_tower.dim, device=device)
-            vectors = self.query_tower(features, item_vectors, mask, times, wanted, asked)
-            return self._asking(vectors, mask.any(dim=1) if wanted is None else mask[wanted])
+                width = 0 if self.spectral is None else self.spectral.width
+                item_vectors = torch.zeros(num, 1, self.query_tower.dim + width, device=device)
+            own, others = self._split(item_vectors)
+            vectors = self.query_tower(features, own, mask, times, wanted, asked)
+            vectors = self._asking(vectors, mask.any(dim=1) if wanted is None else mask[wanted])
+            if self.spectral is None or others is None:
+                return vectors
+            return self.spectral.of_queries(vectors, others, mask, wanted)
         vectors = self.query_tower(features)
         return self._asking(vectors, vectors.new_ones(len(vectors), dtype=torch.bool))
 
@@ -327,7 +346,13 @@ class TwoTower(nn.Module):
             return item_inputs
         shape = item_inputs.shape[:-1]
         flat = {name: values.flatten(0, len(shape) - 1) for name, values in features.items()}
-        return item_inputs + cast("Tensor", tower.events(flat)).view(item_inputs.shape)
+        own, others = self._split(item_inputs)
+        own = own + cast("Tensor", tower.events(flat)).view(own.shape)
+        return own if others is None else torch.cat([own, others], dim=-1)
+
+    def _split(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return what the query tower reads of ``history_inputs``, and what the closed form reads."""
+        return (inputs, None) if self.spectral is None else self.spectral.split(inputs)
 
     def step_queries(
         self,
@@ -346,6 +371,10 @@ class TwoTower(nn.Module):
         assert isinstance(tower, QueryTower)
         assert tower.history is not None
         before: State = ()
+        item_vectors, others = self._split(item_vectors)
+        of_others: State | None = None
+        if others is not None and state is not None:
+            state, of_others = state[:-2], state[-2:]
         if tower.since is not None and times is not None:
             if state is not None:
                 item_vectors = item_vectors + tower.since.step(times, state[0])
@@ -354,7 +383,10 @@ class TwoTower(nn.Module):
         read, state = tower.history.step(item_vectors, times, state)
         vectors = tower.output(features, read, None, asked)
         asking = self._asking(vectors, vectors.new_ones(len(vectors), dtype=torch.bool))
-        return asking, (*before, *state)
+        if self.spectral is None or others is None:
+            return asking, (*before, *state)
+        asking, of_others = self.spectral.step(asking, others, of_others)
+        return asking, (*before, *state, *of_others)
 
     def _asking(self, vectors: Tensor, has_events: Tensor) -> Tensor:
         """Return the compared vectors of queries, of which some have events that are read."""

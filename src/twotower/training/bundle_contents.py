@@ -219,7 +219,7 @@ def model_card(dataset: Dataset, config: Config, figures: Figures, *, private: b
         f"# Two-tower model of {dataset.name}",
         (
             f"Ranks {protocol['catalogue']:,} items for a query by the dot product of two vectors of "
-            f"width {config.towers.width}."
+            f"width {config.towers.compared_width}."
         ),
         "## Figures",
         *([] if said is None else [said]),

@@ -20,7 +20,7 @@ from twotower.training.choices_of_examples import (
 )
 from twotower.training.choices_of_loss import choose_loss
 from twotower.training.closed_form import chosen as chosen_closed_form
-from twotower.training.closed_form import no_closed_form
+from twotower.training.closed_form import no_closed_form, no_part
 from twotower.training.optimizers import OPTIMIZERS
 from twotower.training.settings import Choices
 
@@ -92,6 +92,16 @@ def resolve(
     _choose_for_examples(choices)
     choose_loss(choices, dataset, num_items, encodes_items=encodes_items)
     choose_for_period(choices, dataset, train, custom)
+    if config.towers.spectral_dim is None:
+        choices.decide("towers.spectral_dim", 0)  # it may be added to what was trained
+    elif config.towers.spectral_dim:
+        spectral = choices.config.training.solver == "spectral"
+        hindrance = no_part(choices.config, dataset, custom)
+        hindrance = "training.solver is 'spectral'" if spectral else hindrance
+        if hindrance:
+            raise ConfigError(
+                f"towers.spectral_dim must be 0 where {hindrance}, got {config.towers.spectral_dim}."
+            )
     _choose_training(choices, dataset, train, custom)
     return choices.config, tuple(choices.said)
 

@@ -11,11 +11,15 @@ from twotower.arrays import Bools, Float32s
 from twotower.config import Config
 from twotower.data.dataset import Dataset, Part
 from twotower.features.encoders import CategoryEncoder, SideEncoder
+from twotower.features.transforms import SideTransforms
+from twotower.losses.loss_kinds import LOSSES
 from twotower.registry import resolved
 from twotower.toml import toml_value
+from twotower.towers.build import spectral_part
 from twotower.towers.encoding import Encoding
 from twotower.towers.history import EVER, Bag
 from twotower.towers.model import ItemTower, QueryTower
+from twotower.towers.spectral_part import SpectralPart
 from twotower.training.choices_of_examples import text_kinds
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW
 
@@ -70,6 +74,28 @@ def no_closed_form(config: Config, dataset: Dataset, custom: Collection[str] = (
         value = getattr(towers, name)
         if value not in values:
             return f"towers.{name} is {toml_value(value)}".replace('"', "'")
+    return ""
+
+
+def no_part(config: Config, dataset: Dataset, custom: Collection[str] = ()) -> str:
+    """Return why a closed form cannot be added to a trained model, or nothing; ``auto`` is replaced.
+
+    Args:
+        config: The settings of the training.
+        dataset: The split data set.
+        custom: Sides whose tower is the user's own.
+    """
+    if custom:
+        return "a tower is your own"
+    if dataset.views:
+        return "there are several views"
+    if config.towers.history == "none":
+        return "no history is read"
+    ids = config.features.item.get(dataset.items.id_column, "id").split("+")
+    if "id" not in ids or config.towers.item_id == "off":
+        return "the items are read by no id"
+    if LOSSES[config.loss.kind].takes_labels:
+        return f"loss.kind is {config.loss.kind!r}, whose scores are probabilities"
     return ""
 
 
@@ -137,6 +163,37 @@ def fill(encoding: Encoding, spectral: "Spectral") -> None:
     history.start.zero_()
     history.start[: len(start)] = torch.from_numpy(start)
     _table(query_tower.items).weight[UNKNOWN_ROW] = SHARE_OF_RARE * history.start
+
+
+@torch.no_grad()
+def part_of(
+    encoding: Encoding, item_transforms: SideTransforms, spectral: "Spectral"
+) -> SpectralPart:
+    """Return what a closed form adds to the vectors of a model, on a scale of its own.
+
+    Args:
+        encoding: Of the model.
+        item_transforms: Its items' features, the id among them.
+        spectral: Fitted on the training events.
+
+    Returns:
+        The part, whose vectors of items and of events have a root mean square of 1 over the trained items'
+        lengths. Items without an embedding of their own have the mean of the others' vectors, so that they
+        are neither ahead nor behind; as events they have zeros.
+    """
+    part = spectral_part(item_transforms, spectral.width)
+    rows = encoding.item_features[part.feature].long().cpu()
+    is_known = rows >= FIRST_ROW
+    is_trained = spectral.spectrum.degrees > 0
+    for table, vectors in (
+        (part.items, spectral.item_vectors),
+        (part.events, spectral.history_vectors),
+    ):
+        table[rows[is_known]] = torch.from_numpy(_scaled(vectors, is_trained))[is_known]
+    own = rows[is_known & torch.from_numpy(is_trained)]
+    part.items[UNKNOWN_ROW] = part.items[own].mean(dim=0) if len(own) else 0.0
+    cast("Tensor", part.bag.half_life).fill_(spectral.half_life or EVER)
+    return part.to(encoding.device)
 
 
 def _scaled(vectors: Float32s, is_trained: Bools) -> Float32s:

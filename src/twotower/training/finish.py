@@ -115,7 +115,7 @@ def finish(
             bar.on_choices(("seeds: the closed form is the same with every seed",), config)
         elif seeds > 1 and not interrupted:
             figures["seeds"] = spread_over_seeds(
-                figures["model"], seeds, task, config, untrained, bar, refit=is_refit
+                figures["model"], seeds, task, config, trainer.added, untrained, bar, refit=is_refit
             )
         objective = final.objectives[place]
         contents = contents_of(

@@ -206,6 +206,7 @@ def record_of(
     *,
     epochs: int | None = None,
     seconds: Mapping[Any, float] | None = None,
+    chosen: Any = None,
 ) -> dict[str, Any]:
     """Return what the log of a training says of a choice by validation; of equal values the first is kept.
 
@@ -214,13 +215,15 @@ def record_of(
         figures: The validation metric by value; by None, that of a model whose setting is not used.
         epochs: After which they were compared; None after whole trainings.
         seconds: How long each has been trained by then.
+        chosen: The value, where another than the best is chosen.
     """
     compared: list[dict[str, Any]] = [{"value": v, "metric": found} for v, found in figures.items()]
     if seconds is not None:
         for each in compared:
             each["seconds"] = round(seconds[each["value"]], 3)
-    best = max(compared, key=lambda each: float(each["metric"]))
-    record = {"event": "race", "setting": name, "chosen": best["value"], "compared": compared}
+    if chosen is None:
+        chosen = max(compared, key=lambda each: float(each["metric"]))["value"]
+    record = {"event": "race", "setting": name, "chosen": chosen, "compared": compared}
     return record if epochs is None else {**record, "epochs": epochs}
 
 

@@ -16,6 +16,7 @@ from twotower.evaluation.figures import KS
 from twotower.evaluation.ranking import evaluate_on
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
+from twotower.training.closed_form import fitted
 from twotower.training.settings import with_values
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
@@ -65,6 +66,7 @@ def refitted(
     own: dict[str, Any] = deepcopy(dict(towers))
     trainer = Trainer(more.dataset, more.sides, chosen.config, spectral=chosen.spectral, **own)
     progress = trainer.fit(watcher=watcher, epochs=done.best_epoch)
+    add_again(trainer, chosen.added)
     for new, old in zip(trainer.objectives, chosen.objectives, strict=True):
         if new.model.popularity is not None and old.model.popularity is not None:
             new.model.popularity.alone.copy_(old.model.popularity.alone)
@@ -78,11 +80,19 @@ def refitted(
     return trainer
 
 
+def add_again(trainer: Trainer, added: Mapping[str, Any] | None) -> None:
+    """Add a closed form to a trained model as to another, found anew from the events of this one."""
+    if added is not None:
+        settings = {name: value for name, value in added.items() if name != "scale"}
+        trainer.add(fitted(trainer.dataset, settings), added["scale"])
+
+
 def spread_over_seeds(
     first: Mapping[str, float],
     seeds: int,
     task: Task,
     config: Config,
+    added: Mapping[str, Any] | None,
     towers: Mapping[str, nn.Module | None],
     bar: Callback,
     *,
@@ -95,6 +105,7 @@ def spread_over_seeds(
         seeds: How many seeds, that one included; at least 2.
         task: What the models learn.
         config: With no ``auto`` left.
+        added: What is added to each of the models; see ``Trainer.added``.
         towers: Modules of the user's own, untrained.
         bar: Follows the trainings.
         refit: Whether the models also learn the validation events.
@@ -110,6 +121,7 @@ def spread_over_seeds(
         own: dict[str, Any] = deepcopy(dict(towers))
         trainer = Trainer(dataset, task.sides, of_seed, **own)
         done = trainer.fit(watcher=bar)
+        add_again(trainer, added)
         if refit and not done.interrupted:
             trainer = refitted(trainer, done, task, "valid", towers=towers, watcher=bar) or trainer
         if done.interrupted:

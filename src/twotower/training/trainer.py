@@ -7,7 +7,8 @@ Training stops after ``training.patience`` (3) epochs without a better one.
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -33,6 +34,9 @@ from twotower.training.objective import Objective, turns_of
 from twotower.training.optimizers import OPTIMIZERS
 from twotower.training.reading import Batch
 from twotower.training.steps import Optimizers, WeightAverage
+
+if TYPE_CHECKING:
+    from twotower.baselines.spectral import Spectral
 
 CHECKED_STEPS = 50
 """Steps whose losses are read at once where reading one waits for a device."""
@@ -130,7 +134,8 @@ class Trainer:
     Args:
         dataset: Split, with at least one validation case unless ``fit`` is told the epochs.
         sides: The fitted features.
-        config: With no ``auto`` left; see ``choices.resolve``.
+        config: With no ``auto`` left; see ``choices.resolve``. A closed form beside the towers is not there
+            before ``add``, whatever ``towers.spectral_dim`` says.
         query_tower: A module of the user's own in the query tower's place.
         item_tower: One in the item tower's place.
         spectral: Settings of ``Spectral.fit``, for ``training.solver`` spectral; None chooses them on
@@ -172,6 +177,7 @@ class Trainer:
         self.dataset = dataset
         self.sides = sides
         self.config = config
+        self._note_width(0)
         self.device = runtime.choose_device(config.training.device)
         self.towers = {"query_tower": query_tower, "item_tower": item_tower}
         """The user's own modules, by the parameter that they were given by."""
@@ -183,7 +189,7 @@ class Trainer:
 
         # Before the model is built, so that temporary memory is free before its tables take theirs.
         self.query_arrays = sides.query.apply_to_rows(dataset.queries.frame)
-        encodings = untrained(dataset, sides, config, self.device, **self.towers)
+        encodings = untrained(dataset, sides, self.config, self.device, **self.towers)
         self.item_features = encodings[0].item_features
         self.event_features = encodings[0].event_features
         self._check_towers(encodings[0])
@@ -196,6 +202,8 @@ class Trainer:
                 found = closed_form.fitted(dataset, spectral)
             closed_form.fill(encodings[0], found)
             self.spectral = closed_form.settings_of(found)
+        self.added: dict[str, Any] | None = None
+        """Settings of a closed form that was added to the vectors, and its ``scale``."""
         self.trained = trained_together([encoding.model for encoding in encodings])
         """All that is trained, each weight once."""
         self.objectives = tuple(
@@ -325,6 +333,27 @@ class Trainer:
                 save(progress)
         self.trained.load_state_dict(progress.best_model)
         self.settle()
+
+    def add(self, spectral: "Spectral", scale: float) -> None:
+        """Add a closed form to the compared vectors, in the place of another.
+
+        Args:
+            spectral: Fitted on the events of training.
+            scale: What its vectors of items are multiplied by.
+        """
+        part = closed_form.part_of(self.encoding, self.sides.item, spectral)
+        part.items.mul_(scale)
+        self.model.spectral = part
+        self.added = {**closed_form.settings_of(spectral), "scale": scale}
+        self._note_width(spectral.width)
+
+    def remove_added(self) -> None:
+        """Leave the vectors as they were trained."""
+        self.model.spectral, self.added = None, None
+        self._note_width(0)
+
+    def _note_width(self, added: int) -> None:
+        self.config = replace(self.config, towers=replace(self.config.towers, spectral_dim=added))
 
     def settle(self) -> None:
         """Let popularity alone answer queries without events, where validation finds it better."""

@@ -16,7 +16,7 @@ from twotower.extras import library
 from twotower.keywords import PARTS, Keywords, configured, events_of, takes_keywords
 from twotower.serving.bundle import check_output
 from twotower.training import study as studies
-from twotower.training.best import better_of, closed_form
+from twotower.training.best import add_better_part, better_of, closed_forms
 from twotower.training.bundle_contents import fingerprint
 from twotower.training.callbacks import Callback, Callbacks, Deadline, check_minutes, too_short
 from twotower.training.checkpoints import Progress
@@ -187,8 +187,9 @@ def tune(
     trainer.model.load_state_dict(done.best_model)
     trainer.settle()
     if not interrupted:
-        closed = closed_form(task.config, trainer, teller)
-        trainer, done = better_of(trainer, done, closed, teller)
+        forms = closed_forms(task.config, trainer, teller)
+        add_better_part(task.config, trainer, done, forms.parts, teller)
+        trainer, done = better_of(trainer, done, forms.alone, teller)
     tuning = {"trials": len(trials), "chosen": best.number, "validation": best.metric}
     changed = studies.changes(best, default)
     solver = trainer.config.training.solver

@@ -624,7 +624,7 @@ def other(small_world: Any, tmp_path_factory: pytest.TempPathFactory, one_thread
         items=small_world.items,
         queries=small_world.queries,
         out=tmp_path_factory.mktemp("other") / "model",
-        config={"training": {"epochs": 1}, "towers": {"dim": 16}},
+        config={"training": {"epochs": 1, "solver": "gradient"}, "towers": {"dim": 16}},
         baselines=[],
     )
 
@@ -681,11 +681,14 @@ def test_a_model_of_another_width_may_not_take_over(
         small_world.interactions,
         items=small_world.items,
         out=tmp_path / "narrow",
-        config={"training": {"epochs": 1}, "towers": {"dim": 8}},
+        config={"training": {"epochs": 1, "solver": "gradient"}, "towers": {"dim": 8}},
         baselines=[],
     )
     with running(tiny_bundle, token="t") as address, Client(address, token="t") as client:
-        with pytest.raises(Exception, match="the width of its vectors must be 16, got 8"):
+        with pytest.raises(
+            Exception,
+            match=r"be 16, got 8; train it with towers\.dim = 16 and towers\.spectral_dim = 0, or",
+        ):
             client.exchange_model(str(narrow.path))
         assert client.model["dim"] == 16
 

@@ -139,7 +139,7 @@ def test_all_workers_follow_an_exchange_and_end_when_told(
         small_world.interactions,
         items=small_world.items,
         out=tmp_path / "other",
-        config={"training": {"epochs": 1}, "towers": {"dim": 16}},
+        config={"training": {"epochs": 1, "solver": "gradient"}, "towers": {"dim": 16}},
         baselines=[],
     )
     until = time.monotonic() + PATIENCE

@@ -200,15 +200,17 @@ class Engine:
         """
         new = Model(path, self._journal_path)
         mine, other = self.model.retriever, new.retriever
-        for what, now, then in (
-            ("the width of its vectors", _dim(mine), _dim(other)),
-            ("the column of its item ids", mine.item_column, other.item_column),
+        towers = mine.contents.config.towers
+        widths = f"towers.dim = {towers.width} and towers.spectral_dim = {towers.spectral_dim or 0}"
+        for what, now, then, remedy in (
+            ("the width of its vectors", _dim(mine), _dim(other), f"train it with {widths}, or "),
+            ("the column of its item ids", mine.item_column, other.item_column, ""),
         ):
             if now != then:
                 new.catalogue.close()
                 raise BundleError(
                     f"the bundle {str(path)!r} cannot take over: {what} must be {now!r}, "
-                    f"got {then!r}; start another server for it."
+                    f"got {then!r}; {remedy}start another server for it."
                 )
         self.model = new
         return new

@@ -1,0 +1,58 @@
+"""Numbers of the compared vectors that a closed form gives, beside those that the towers compute."""
+
+import torch
+from torch import Tensor, nn
+
+from twotower.towers.history import Bag, State
+
+
+class SpectralPart(nn.Module):
+    """The last ``width`` numbers of the compared vectors: the score is that of the towers plus theirs.
+
+    Of an item they are its vector in closed form, of a query the faded mean of the vectors of its events.
+    That is zero where there are none, so that the towers alone answer such a query.
+
+    Args:
+        num_rows: Rows of the item ids' vocabulary, the reserved ones included.
+        width: Of the vectors in closed form.
+        feature: Name of the feature with those rows.
+    """
+
+    def __init__(self, num_rows: int, width: int, feature: str) -> None:
+        super().__init__()
+        self.width = width
+        self.feature = feature
+        self.items = nn.Buffer(torch.zeros(num_rows, width))
+        self.events = nn.Buffer(torch.zeros(num_rows, width))
+        self.bag = Bag(width).requires_grad_(requires_grad=False)
+
+    def of_items(self, vectors: Tensor, rows: Tensor) -> Tensor:
+        """Return vectors of items with theirs in closed form: ``(n, dim + width)``."""
+        return torch.cat([vectors, self.items[rows.long()]], dim=1)
+
+    def of_events(self, inputs: Tensor, rows: Tensor) -> Tensor:
+        """Return what a history reads of items with what this part reads: ``(n, dim + width)``."""
+        return torch.cat([inputs, self.events[rows.long()]], dim=1)
+
+    def split(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the query tower reads of events and what this part reads, ``(..., width)``."""
+        return inputs[..., : -self.width], inputs[..., -self.width :]
+
+    def of_queries(
+        self, vectors: Tensor, events: Tensor, mask: Tensor, wanted: Tensor | None = None
+    ) -> Tensor:
+        """Return vectors of queries with theirs in closed form: ``(n, dim + width)``.
+
+        Args:
+            vectors: ``(n, dim)`` from the query tower.
+            events: ``(B, L, width)`` of ``split``.
+            mask: ``(B, L)`` bool.
+            wanted: ``(B, L)`` bool positions; None wants the last of each.
+        """
+        read = self.bag.last(events, mask) if wanted is None else self.bag(events, mask)[wanted]
+        return torch.cat([vectors, read], dim=1)
+
+    def step(self, vectors: Tensor, events: Tensor, state: State | None) -> tuple[Tensor, State]:
+        """Return vectors of queries after one event more, ``(B, dim + width)``, and the state."""
+        read, state = self.bag.step(events, None, state)
+        return torch.cat([vectors, read], dim=1), state
