@@ -339,8 +339,9 @@ class TrainingConfig(Section):
     is 0, and the days that validation spans where the test is a later period."""
     solver: Literal["auto", "gradient", "spectral"] = "auto"
     """How the weights are found: in steps along gradients, or in closed form from singular vectors of the
-    matrix of queries and items (``spectral``), which reads ids alone. ``auto`` tries both where the
-    examples are sets, and validation decides."""
+    matrix of queries and items (``spectral``), which reads ids alone. ``auto`` takes steps, adds the closed
+    form where validation is better with it (``towers.spectral_dim``), and tries it alone where the examples
+    are sets. ``gradient`` adds none."""
     optimizer: Annotated[str, _OPTIMIZERS] = "adamw"
     """The optimizer; embedding tables that a step only touches in part get its sparse form."""
     learning_rate: Positive = None

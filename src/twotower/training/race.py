@@ -16,7 +16,7 @@ from twotower.training.heats import Heat
 from twotower.training.settings import value_of, with_values
 from twotower.training.trainer import Trainer, TrainingDivergedError
 
-EARLY = ((2, 0.9), (3, 0.95))
+EARLY = ((2, 0.9), (3, 0.96))
 """Epochs, and the share of the other's validation metric below which a setting has lost after so many."""
 
 
