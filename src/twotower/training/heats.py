@@ -8,7 +8,6 @@ import numpy as np
 
 from twotower.config import QUERY_WIDTHS, WIDTH, Config
 from twotower.data.dataset import Dataset, Part
-from twotower.losses.loss_kinds import LOSSES
 from twotower.towers.model import QueryTower
 from twotower.training.choices_of_examples import no_prefixes
 from twotower.training.settings import value_of
@@ -32,12 +31,6 @@ def _tries_transformer(chosen: Config, dataset: Dataset) -> bool:
 
 def _reads_time(chosen: Config, dataset: Dataset) -> bool:  # noqa: ARG001
     return chosen.towers.question_time == "on"
-
-
-def _tries_cosine(chosen: Config, dataset: Dataset) -> bool:
-    towers = chosen.towers
-    can = LOSSES[chosen.loss.kind].ranks_all and towers.temperature is None
-    return dataset.ordered and can and towers.popularity == "off" and towers.similarity == "dot"
 
 
 def _tries_linear(chosen: Config, dataset: Dataset) -> bool:
@@ -98,7 +91,6 @@ HEATS = (
     Heat("towers.query_hidden", (QUERY_WIDTHS, ()), None, 2, _tries_linear),
     Heat("towers.dim", (WIDTH, 2 * WIDTH), None, 2, _tries_wide),
     Heat("towers.query_id", ("off", "on"), "auto", 2, _tries_ids),
-    Heat("towers.similarity", ("dot", "cosine"), "auto", 4, _tries_cosine),
     Heat("towers.question_time", ("on", "off"), "auto", 4, _reads_time, _at_an_unknown_time),
     Heat("towers.history", ("pooled", "transformer"), "auto", 4, _tries_transformer),
 )
