@@ -197,7 +197,7 @@ class TowersConfig(Section):
     """How the query's history is read: as a mean (``mean``; ``bag``: with a learnt vector for an empty
     history; ``recency``: the later the heavier; ``attention``: with learnt weights), as means over longer
     and shorter pasts (``pooled``), or in its order (``gru``, ``sasrec``, ``transformer``); ``auto`` is
-    ``pooled`` where events have an order, else ``bag``."""
+    ``pooled`` where events have an order, else ``bag``, as in closed form."""
     history_items: Literal["auto", "tower", "ids", "separate"] = "auto"
     """What a history reads of an item: all that the item tower is told of it, so that new items count
     (``tower``), its id's embedding alone (``ids``), or encoders of its own (``separate``). ``auto`` is
@@ -341,7 +341,7 @@ class TrainingConfig(Section):
     """How the weights are found: in steps along gradients, or in closed form from singular vectors of the
     matrix of queries and items (``spectral``), which reads ids alone. ``auto`` takes steps, adds the closed
     form where validation is better with it (``towers.spectral_dim``), and tries it alone where the examples
-    are sets. ``gradient`` adds none."""
+    are sets. ``gradient`` adds none, unless ``towers.spectral_dim`` is stated."""
     optimizer: Annotated[str, _OPTIMIZERS] = "adamw"
     """The optimizer; embedding tables that a step only touches in part get its sparse form."""
     learning_rate: Positive = None

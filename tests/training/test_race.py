@@ -439,7 +439,7 @@ def test_stopped_in_the_race_of_a_cut_in_time_new_queries_are_settled(
 
 def test_a_start_that_was_kept_is_told_beside_a_race() -> None:
     race = record_of("towers.history", {"pooled": 0.2, "transformer": 0.1}, epochs=4)
-    log = [race, {"event": "untrained", "best_of_training": 0.2}, {"epoch": 1}]
+    log = [race, {"event": "untrained", "start": 0.3, "best_of_training": 0.2}, {"epoch": 1}]
     said = untrained_kept(Progress(best_metric=0.3, log=log), "ndcg@10")
     assert "whose validation ndcg@10 of 0.3000 no epoch reached (at best 0.2000)" in said
 

@@ -48,7 +48,8 @@ def test_a_start_that_no_epoch_reaches_is_kept() -> None:
     assert progress.best_epoch == 0
     assert progress.best_metric == start
     first, *epochs = progress.log
-    assert first == {"event": "untrained", "best_of_training": max(_metrics(epochs))}
+    best = max(_metrics(epochs))
+    assert first == {"event": "untrained", "start": start, "best_of_training": best}
     assert first["best_of_training"] < start
     for name, value in trainer.trained.state_dict().items():
         assert torch.equal(value, before[name])

@@ -187,7 +187,7 @@ def _tables(bundle: Bundle, table: str) -> tuple[list[_Table], list[str]]:
     if made[0].width > MOST_NUMBERS:
         raise ExportError(
             f"pgvector holds vectors of up to {MOST_NUMBERS} numbers, got {made[0].width}; train with a "
-            "lower towers.dim."
+            "lower towers.dim or towers.spectral_dim."
         )
     return made, notes
 

@@ -129,7 +129,7 @@ def build_model(
     prior = _popularity(item_transforms) if config.popularity == "on" else None
     model = _two_tower(config, queries, items, sentences, prior)
     if config.spectral_dim:
-        model.spectral = spectral_part(item_transforms, config.spectral_dim)
+        model.spectral = spectral_part(item_transforms, config.spectral_dim, config.width)
     return model
 
 
@@ -223,8 +223,8 @@ def _block(config: TowersConfig, hidden: Sequence[int]) -> nn.Module | None:
     return SkipMLP(config.width, hidden, config.dropout)
 
 
-def spectral_part(transforms: SideTransforms, width: int) -> SpectralPart:
-    """Return what a closed form adds to the vectors, with zeros, over the rows of the items' ids.
+def spectral_part(transforms: SideTransforms, width: int, dim: int) -> SpectralPart:
+    """Return what a closed form adds to vectors of ``dim``, with zeros, over the rows of the items' ids.
 
     Raises:
         ConfigError: The items have no id.
@@ -232,7 +232,7 @@ def spectral_part(transforms: SideTransforms, width: int) -> SpectralPart:
     ids = _ids_of(transforms)
     if ids is None:
         raise ConfigError(f"towers.spectral_dim must be 0 where the items have no id, got {width}.")
-    return SpectralPart(ids.own_vocabulary().num_rows, width, ids.feature.name)
+    return SpectralPart(ids.own_vocabulary().num_rows, width, dim, ids.feature.name)
 
 
 def _popularity(transforms: SideTransforms) -> PopularityPrior:

@@ -110,8 +110,9 @@ class Encoding:
         encoding = self if event_features is None else replace(self, event_features=event_features)
         chunks = []
         length = min(self.history_length, int(histories.lengths.max(initial=1)))
-        width = getattr(self.model.query_tower, "dim", 1) * max(1, length)
-        step = max(1, min(_CHUNK_QUERIES, _CHUNK_NUMBERS // width))
+        width = getattr(self.model.query_tower, "dim", 1)
+        width += 0 if self.model.spectral is None else self.model.spectral.width
+        step = max(1, min(_CHUNK_QUERIES, _CHUNK_NUMBERS // (width * max(1, length))))
         with evaluating(self.model):
             # Without any query one empty chunk still tells the width.
             for start in range(0, max(1, len(histories)), step):

@@ -4,31 +4,39 @@ import torch
 from torch import Tensor, nn
 
 from twotower.towers.history import Bag, State
+from twotower.vocab import UNKNOWN_ROW
 
 
 class SpectralPart(nn.Module):
     """The last ``width`` numbers of the compared vectors: the score is that of the towers plus theirs.
 
     Of an item they are its vector in closed form, of a query the faded mean of the vectors of its events.
-    That is zero where there are none, so that the towers alone answer such a query.
+    That is zero where there are none, so that the towers alone answer such a query. An item that the closed
+    form does not know gets what the tower's vector lets expect, by a linear regression over the others.
 
     Args:
         num_rows: Rows of the item ids' vocabulary, the reserved ones included.
         width: Of the vectors in closed form.
+        dim: Of the vectors of the towers.
         feature: Name of the feature with those rows.
     """
 
-    def __init__(self, num_rows: int, width: int, feature: str) -> None:
+    def __init__(self, num_rows: int, width: int, dim: int, feature: str) -> None:
         super().__init__()
         self.width = width
         self.feature = feature
         self.items = nn.Buffer(torch.zeros(num_rows, width))
         self.events = nn.Buffer(torch.zeros(num_rows, width))
+        self.expected = nn.Buffer(torch.zeros(dim, width))
+        """What is expected of an item, from its vector; the row of unknown items is the constant."""
         self.bag = Bag(width).requires_grad_(requires_grad=False)
 
     def of_items(self, vectors: Tensor, rows: Tensor) -> Tensor:
         """Return vectors of items with theirs in closed form: ``(n, dim + width)``."""
-        return torch.cat([vectors, self.items[rows.long()]], dim=1)
+        rows = rows.long()
+        is_unknown = (rows == UNKNOWN_ROW)[:, None]
+        expected = torch.where(is_unknown, vectors @ self.expected, 0.0)
+        return torch.cat([vectors, self.items[rows] + expected], dim=1)
 
     def of_events(self, inputs: Tensor, rows: Tensor) -> Tensor:
         """Return what a history reads of items with what this part reads: ``(n, dim + width)``."""

@@ -11,6 +11,7 @@ import torch
 from twotower.caller import argument
 from twotower.config import WIDTH, Config
 from twotower.errors import ArgumentError, ConfigError, NothingLearntError
+from twotower.runtime import out_of_memory_told
 from twotower.training.callbacks import Callback, Callbacks, Deadline, too_short
 from twotower.training.checkpoints import Progress, WorkFolder
 from twotower.training.choices import resolve
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 SHARES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 """How far the scores of a closed form spread that is added to a trained model, as ratios to its own."""
+MOST_SHARE = 25.6
+"""Up to this the ratio is doubled, as long as validation is better with each."""
 SPREAD_CASES = 50
 """Validation cases on which that is measured."""
 WORTH = 1.01
@@ -69,20 +72,6 @@ class ClosedForm:
         assert self.done.best_metric is not None
         return self.done.best_metric
 
-    def is_out_of_reach(self, steps: Progress) -> bool:
-        """Return whether a training in steps will not come up to this model.
-
-        Validation rises ever more slowly from epoch to epoch. So a training will not if at the pace of its
-        last two epochs it would still be behind after twice as many epochs as it has had.
-        """
-        key = f"valid_{self.trainer.config.training.metric}"
-        found = [float(record[key]) for record in steps.log if record.get("epoch", 0) > 0]
-        if len(found) < 3:
-            return False
-        best = np.maximum.accumulate(found)
-        pace = (best[-1] - best[-3]) / 2
-        return bool(best[-1] + 2 * len(best) * pace < self.metric)
-
 
 @dataclass(frozen=True)
 class ClosedForms:
@@ -111,48 +100,46 @@ def train_best(
 ) -> Best:
     """Train what validation prefers: the winner of a race to its end, unless the closed form is better.
 
-    The training ends sooner where it would not come up to the closed form, which takes seconds.
-
     Args:
         given: What the user set; what was set stays.
         first: The trainer of the settings that ``resolve`` chose.
         heats: As ``open_heats`` returns them; without any, this is one training.
         out: Where the bundle will be, beside which checkpoints are kept; None keeps none.
         resume: Whether to go on from the checkpoints.
-        minutes: After these the training ends as by Ctrl-C; None has no limit.
+        minutes: After these the training ends as by Ctrl-C; None has no limit. The closed form and its
+            comparison come on top.
         phase: What the training of the winner is called.
         bar: Follows the race.
         teller: Follows the training of the winner; None for ``bar``, too.
 
     Raises:
-        NothingLearntError: Ctrl-C came before there was a model.
+        NothingLearntError: Ctrl-C came before the first validation.
         ConfigError: There is no checkpoint to go on from, or it is of other data or settings; the minutes
-            ended before there was a model.
+            ended before the first validation.
         TrainingDivergedError: The loss of the winner became NaN or infinite.
     """
     bar = bar or Callback()
     teller = teller or bar
-    deadline = None if minutes is None else Deadline(minutes)
-    if deadline is not None:
-        bar, teller = Callbacks([bar, deadline]), Callbacks([teller, deadline])
     if resume and out is None:
         raise ArgumentError(
             f"{argument('resume')} must go with {argument('out')}, got no {argument('out')}."
         )
     race = Race(given, first, heats, out=out, resume=resume)
     forms = closed_forms(given, first, teller)
-    closed = forms.alone
     del first  # if it loses, the next training needs its memory
+    deadline = None if minutes is None else Deadline(minutes)
+    if deadline is not None:
+        bar, teller = Callbacks([bar, deadline]), Callbacks([teller, deadline])
     race.run(bar, teller)
     best = race.best
     if best.progress.interrupted:
         best.trainer.keep_best(best.progress)
     else:
         teller.on_phase(phase)
-        best.finish(teller, None if closed is None else closed.is_out_of_reach)
+        best.train(teller)
     steps = best.progress
     is_up = deadline is not None and deadline.is_up
-    if steps.best_metric is None and closed is None:
+    if steps.best_metric is None:
         if is_up and minutes is not None:
             raise too_short(minutes)
         # An earlier training's checkpoint stays; this one has none.
@@ -163,8 +150,16 @@ def train_best(
     steps.log[:0] = race.records
     if is_up or not steps.interrupted:
         add_better_part(given, best.trainer, steps, forms.parts, teller)
-    trainer, done = better_of(best.trainer, steps, closed, teller)
+    elif given.towers.spectral_dim:
+        said = "towers.spectral_dim = 0: the training was interrupted"
+        teller.on_choices((said,), best.trainer.config)
+    trainer, done = better_of(best.trainer, steps, forms.alone, teller)
     return Best(trainer, done, steps, best.work)
+
+
+def is_worth(metric: float, other: float) -> bool:
+    """Return whether a validation metric is better than another by as much as a choice needs."""
+    return metric > other and metric >= WORTH * other
 
 
 def closed_forms(given: Config, trainer: Trainer, teller: Callback) -> ClosedForms:
@@ -191,22 +186,24 @@ def closed_forms(given: Config, trainer: Trainer, teller: Callback) -> ClosedFor
     has_parts = has_parts and not no_part(config, dataset, trainer.custom)
     if not is_alone and not has_parts:
         return ClosedForms()
-    if not is_quick(dataset, given.towers.dim if is_alone else width):
-        hindrance = "the closed form would take too long"
-        teller.on_choices((f"training.solver = 'gradient': {hindrance}",), config)
+    if not width and not is_quick(dataset, given.towers.dim if is_alone else None):
+        what = "training.solver = 'gradient'" if is_alone else "towers.spectral_dim = 0"
+        teller.on_choices((f"{what}: the closed form would take too long",), config)
         return ClosedForms()
     teller.on_phase("the closed form")
     try:
-        parts: tuple[Spectral, ...] = ()
-        if has_parts:
-            found = chosen_closed_form(dataset, width)
-            narrow = replace(found, width=min(WIDTH, found.width))
-            parts = (found,) if width or found.width <= WIDTH else (narrow, found)
-        return ClosedForms(_alone(given, trainer, parts) if is_alone else None, parts)
+        with out_of_memory_told():
+            parts: tuple[Spectral, ...] = ()
+            if has_parts:
+                found = chosen_closed_form(dataset, width)
+                narrow = replace(found, width=min(WIDTH, found.width))
+                parts = (found,) if width or found.width <= WIDTH else (narrow, found)
+            alone = _alone(given, trainer, parts) if is_alone else None
+            return ClosedForms(alone, parts)
     except KeyboardInterrupt as error:
         raise NothingLearntError(f"Interrupted in the closed form: {_NOTHING}") from error
     except ConfigError as error:  # it does not fit into memory
-        teller.on_choices((f"training.solver = 'gradient': {error}",), config)
+        teller.on_choices((f"towers.spectral_dim = 0: {error}",), config)
     return ClosedForms()
 
 
@@ -219,8 +216,6 @@ def add_better_part(
 ) -> None:
     """Add a closed form to a trained model where its validation metric is better with it by 1 % or more.
 
-    The scales that are tried ascend, and end where validation is no better.
-
     Args:
         given: What the user set; a closed form whose width was set is added in any case.
         trainer: Holding its best weights; without its validation metric nothing is done.
@@ -230,49 +225,55 @@ def add_better_part(
     """
     if steps.best_metric is None or not parts:
         return
+    name, stated = trainer.config.training.metric, given.towers.spectral_dim
     try:
         teller.on_phase("the closed form beside it")
         trained = trainer.validate()  # as the sums are: a training may round
         found = {part.width: _at_best_scale(trainer, part) for part in parts}
-    except KeyboardInterrupt:
-        steps.interrupt()
-        said = "the validation with a closed form beside the towers was not finished"
-        teller.on_choices((f"towers.spectral_dim = 0: {said}",), trainer.config)
-        return
-    finally:
+        chosen = next(iter(found.values()))
+        for best in found.values():
+            if is_worth(best[0], chosen[0]):
+                chosen = best
+        metric, part, scale = chosen
+        is_added = is_worth(metric, trained) or bool(stated)
         trainer.remove_added()
-    chosen = next(iter(found.values()))
-    for best in found.values():
-        if best[0] >= WORTH * chosen[0]:
-            chosen = best
-    metric, part, scale = chosen
-    is_added = metric >= WORTH * trained or bool(given.towers.spectral_dim)
-    figures = {0: trained, **{width: best[0] for width, best in found.items()}}
-    record = record_of("towers.spectral_dim", figures, chosen=part.width if is_added else 0)
-    steps.log.insert(0, record)
-    name = trainer.config.training.metric
-    said = f"validation {name} is {metric:.4f} with a closed form beside the towers, {trained:.4f} without"
-    if not is_added:
+        if is_added:
+            trainer.add(part, scale)
+            trainer.settle()
+    except (KeyboardInterrupt, ConfigError) as error:  # it does not fit into memory
+        trainer.remove_added()
+        trainer.settle()
+        said = str(error) or "the validation with a closed form beside the towers was not finished"
         teller.on_choices((f"towers.spectral_dim = 0: {said}",), trainer.config)
+        if isinstance(error, KeyboardInterrupt):
+            steps.interrupt()
         return
-    trainer.add(part, scale)
-    trainer.settle()
-    steps.best_metric = metric
-    steps.best_model = {key: each.clone() for key, each in trainer.trained.state_dict().items()}
-    width = trainer.config.towers.compared_width
-    said = f"towers.spectral_dim = {part.width}: {said}; vectors have {width} numbers"
+    width = part.width if is_added else 0
+    figures = {0: trained, **{each: best[0] for each, best in found.items()}}
+    steps.log.insert(0, record_of("towers.spectral_dim", figures, chosen=width))
+    said = f"validation {name} is {metric:.4f} with a closed form beside the towers, {trained:.4f} without"
+    said = f"towers.spectral_dim = {width}: {said}"
+    if is_added:
+        steps.best_metric = metric
+        weights = trainer.trained.state_dict()
+        steps.best_model = {key: each.clone() for key, each in weights.items()}
+        said += f"; vectors have {trainer.config.towers.compared_width} numbers"
+        if stated and width < stated:
+            said += ", since the data have no more singular vectors"
     teller.on_choices((said,), trainer.config)
 
 
 def _at_best_scale(trainer: Trainer, part: "Spectral") -> "tuple[float, Spectral, float]":
     """Return the best validation metric with a closed form added, the closed form, and its scale."""
-    unit, best = _unit(trainer, part), (-1.0, part, 0.0)
-    for share in SHARES:
+    unit, best, shares = _unit(trainer, part), (-1.0, part, 0.0), list(SHARES)
+    while shares:
+        share = shares.pop(0)
         trainer.add(part, share * unit)
         metric = trainer.validate()
-        if metric <= best[0]:
-            break
-        best = metric, part, share * unit
+        if metric > best[0]:
+            best = metric, part, share * unit
+            if not shares and share < MOST_SHARE:
+                shares.append(2 * share)
     return best
 
 
@@ -302,24 +303,22 @@ def better_of(
         closed: The closed form; None if there is none.
         teller: Is told.
     """
-    if closed is None:
+    trained = steps.best_metric
+    if closed is None or trained is None:
         return trainer, steps
-    metric, found, trained = trainer.config.training.metric, closed.metric, steps.best_metric
-    said = f"validation {metric} {found:.4f} in closed form"
-    if trained is None:
-        said += "; the first epoch in steps was not finished"
-    else:
-        said += f", {trained:.4f} in {steps.epoch} epochs of steps"
-        figures, is_worth = {"gradient": trained, "spectral": found}, found >= WORTH * trained
-        solver = "spectral" if is_worth else "gradient"
-        record = record_of("training.solver", figures, chosen=solver)
-        (closed.done if is_worth else steps).log.insert(0, record)
-        if not is_worth:
-            teller.on_choices((f"training.solver = 'gradient': {said}",), trainer.config)
-            return trainer, steps
+    found, is_closed = closed.metric, is_worth(closed.metric, trained)
+    solver = "spectral" if is_closed else "gradient"
+    record = record_of("training.solver", {"gradient": trained, "spectral": found}, chosen=solver)
+    (closed.done if is_closed else steps).log.insert(0, record)
+    beside = " with a closed form beside the towers" if trainer.added else ""
+    said = f"validation {trainer.config.training.metric} {found:.4f} in closed form alone, "
+    said = f"training.solver = {solver!r}: {said}{trained:.4f} in {steps.epoch} epochs of steps{beside}"
+    if not is_closed:
+        teller.on_choices((said,), trainer.config)
+        return trainer, steps
     if steps.interrupted:
         closed.done.interrupt()
-    teller.on_choices((f"training.solver = 'spectral': {said}",), closed.trainer.config)
+    teller.on_choices((said,), closed.trainer.config)
     return closed.trainer, closed.done
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 SHARE_OF_RARE = 0.1
 """What an event with a rare item adds of the vector of a query without events. So little changes no
 figure."""
+RIDGE = 0.01
+"""Ridge of the regression that expects an item's vector, as a share of the mean square of a number."""
 _SPECTRAL = "twotower.baselines.spectral"  # imported when it is called, since it imports scipy
 
 
@@ -172,28 +174,48 @@ def part_of(
     """Return what a closed form adds to the vectors of a model, on a scale of its own.
 
     Args:
-        encoding: Of the model.
+        encoding: Of the model, without such a part.
         item_transforms: Its items' features, the id among them.
         spectral: Fitted on the training events.
 
     Returns:
         The part, whose vectors of items and of events have a root mean square of 1 over the trained items'
-        lengths. Items without an embedding of their own have the mean of the others' vectors, so that they
-        are neither ahead nor behind; as events they have zeros.
+        lengths. Of an item without an embedding of its own, the vector is expected from the tower's; as an
+        event it has zeros.
     """
-    part = spectral_part(item_transforms, spectral.width)
+    vectors = encoding.item_vectors().cpu()
+    part = spectral_part(item_transforms, spectral.width, vectors.shape[1])
     rows = encoding.item_features[part.feature].long().cpu()
     is_known = rows >= FIRST_ROW
     is_trained = spectral.spectrum.degrees > 0
-    for table, vectors in (
-        (part.items, spectral.item_vectors),
-        (part.events, spectral.history_vectors),
-    ):
-        table[rows[is_known]] = torch.from_numpy(_scaled(vectors, is_trained))[is_known]
-    own = rows[is_known & torch.from_numpy(is_trained)]
-    part.items[UNKNOWN_ROW] = part.items[own].mean(dim=0) if len(own) else 0.0
+    items = torch.from_numpy(_scaled(spectral.item_vectors, is_trained))
+    part.items[rows[is_known]] = items[is_known]
+    events = torch.from_numpy(_scaled(spectral.history_vectors, is_trained))
+    part.events[rows[is_known]] = events[is_known]
+    own = is_known & torch.from_numpy(is_trained)
+    if own.any():
+        part.expected[:], part.items[UNKNOWN_ROW] = _regression(vectors[own], items[own])
     cast("Tensor", part.bag.half_life).fill_(spectral.half_life or EVER)
     return part.to(encoding.device)
+
+
+def _regression(given: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the slopes and the constant of a linear regression, with a slight ridge.
+
+    Args:
+        given: ``(n, dim)``.
+        wanted: ``(n, width)``.
+
+    Returns:
+        ``(dim, width)`` and ``(width,)`` float32.
+    """
+    x, y = given.double(), wanted.double()
+    mean_x, mean_y = x.mean(dim=0), y.mean(dim=0)
+    x, y = x - mean_x, y - mean_y
+    gram = x.T @ x
+    ridge = RIDGE * float(gram.diagonal().mean()) or 1.0
+    slopes = torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype), x.T @ y)
+    return slopes.float(), (mean_y - mean_x @ slopes).float()
 
 
 def _scaled(vectors: Float32s, is_trained: Bools) -> Float32s:

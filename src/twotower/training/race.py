@@ -47,16 +47,6 @@ class Entrant:
             save = None if self.work is None else self.work.save
             self.trainer.fit(progress=done, watcher=watcher, save=save, pause=pause)
 
-    def finish(
-        self, watcher: Callback, is_hopeless: Callable[[Progress], bool] | None = None
-    ) -> None:
-        """Train to the end, or until there is no hope, and hold the best weights."""
-        self.train(watcher, is_hopeless)
-        if is_hopeless is not None and not self.progress.interrupted:
-            self.trainer.keep_best(
-                self.progress, save=None if self.work is None else self.work.save
-            )
-
     def best_of(self, epochs: int) -> float:
         """Return the best validation metric of the first epochs."""
         metric = f"valid_{self.trainer.config.training.metric}"

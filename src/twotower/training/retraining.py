@@ -66,7 +66,8 @@ def refitted(
     own: dict[str, Any] = deepcopy(dict(towers))
     trainer = Trainer(more.dataset, more.sides, chosen.config, spectral=chosen.spectral, **own)
     progress = trainer.fit(watcher=watcher, epochs=done.best_epoch)
-    add_again(trainer, chosen.added)
+    if not progress.interrupted and not add_again(trainer, chosen.added):
+        progress.interrupt()
     for new, old in zip(trainer.objectives, chosen.objectives, strict=True):
         if new.model.popularity is not None and old.model.popularity is not None:
             new.model.popularity.alone.copy_(old.model.popularity.alone)
@@ -80,11 +81,19 @@ def refitted(
     return trainer
 
 
-def add_again(trainer: Trainer, added: Mapping[str, Any] | None) -> None:
-    """Add a closed form to a trained model as to another, found anew from the events of this one."""
+def add_again(trainer: Trainer, added: Mapping[str, Any] | None) -> bool:
+    """Add a closed form to a trained model as to another, found anew from the events of this one.
+
+    Returns:
+        Whether it is done; Ctrl-C ends it.
+    """
     if added is not None:
         settings = {name: value for name, value in added.items() if name != "scale"}
-        trainer.add(fitted(trainer.dataset, settings), added["scale"])
+        try:
+            trainer.add(fitted(trainer.dataset, settings), added["scale"])
+        except KeyboardInterrupt:
+            return False
+    return True
 
 
 def spread_over_seeds(
@@ -121,7 +130,8 @@ def spread_over_seeds(
         own: dict[str, Any] = deepcopy(dict(towers))
         trainer = Trainer(dataset, task.sides, of_seed, **own)
         done = trainer.fit(watcher=bar)
-        add_again(trainer, added)
+        if not done.interrupted and not add_again(trainer, added):
+            done.interrupt()
         if refit and not done.interrupted:
             trainer = refitted(trainer, done, task, "valid", towers=towers, watcher=bar) or trainer
         if done.interrupted:

@@ -325,7 +325,8 @@ class Trainer:
             return
         self.measure_start()
         if self.start is not None and self.start_metric > best:
-            progress.log.insert(0, {"event": "untrained", "best_of_training": best})
+            record = {"event": "untrained", "start": self.start_metric, "best_of_training": best}
+            progress.log.insert(0, record)
             progress.best_metric, progress.best_model = self.start_metric, self.start
             progress.best_epoch = 0
             # What goes on later must find the epochs compared with each other, as without an interruption.
@@ -334,6 +335,7 @@ class Trainer:
         self.trained.load_state_dict(progress.best_model)
         self.settle()
 
+    @runtime.out_of_memory_told()
     def add(self, spectral: "Spectral", scale: float) -> None:
         """Add a closed form to the compared vectors, in the place of another.
 
@@ -341,8 +343,10 @@ class Trainer:
             spectral: Fitted on the events of training.
             scale: What its vectors of items are multiplied by.
         """
+        self.model.spectral = None
         part = closed_form.part_of(self.encoding, self.sides.item, spectral)
         part.items.mul_(scale)
+        part.expected.mul_(scale)
         self.model.spectral = part
         self.added = {**closed_form.settings_of(spectral), "scale": scale}
         self._note_width(spectral.width)

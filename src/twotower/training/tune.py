@@ -94,10 +94,10 @@ def tune(
 
     The first trial is ``train`` with the default settings, those that won its race included; so nothing
     worse on validation is chosen. See ``search_space`` for what is searched.
-    The bundle holds the best trial's own weights, or the closed form where that is better on validation,
-    evaluated on the test part once. Ctrl-C ends the search
-    and keeps the best so far. What was found stays in the folder ``OUT.tuning``, from which ``resume`` goes
-    on for as many minutes again.
+    The bundle holds the best trial's own weights, with a closed form beside them or the closed form alone
+    where that is better on validation, evaluated on the test part once. Ctrl-C ends the search and keeps
+    the best so far. What was found stays in the folder ``OUT.tuning``, from which ``resume`` goes on for as
+    many minutes again.
 
     Args:
         interactions: As ``train`` takes it, and so are the tables, ``histories`` and ``name``.
@@ -186,13 +186,18 @@ def tune(
     done = study.work(best.number).load()
     trainer.model.load_state_dict(done.best_model)
     trainer.settle()
-    if not interrupted:
-        forms = closed_forms(task.config, trainer, teller)
-        add_better_part(task.config, trainer, done, forms.parts, teller)
-        trainer, done = better_of(trainer, done, forms.alone, teller)
-    tuning = {"trials": len(trials), "chosen": best.number, "validation": best.metric}
+    try:
+        if not interrupted:
+            forms = closed_forms(task.config, trainer, teller)
+            add_better_part(task.config, trainer, done, forms.parts, teller)
+            trainer, done = better_of(trainer, done, forms.alone, teller)
+    except NothingLearntError:  # the best trial is there
+        interrupted = True
+    tuning = {"trials": len(trials), "chosen": best.number, "validation": done.best_metric}
     changed = studies.changes(best, default)
-    solver = trainer.config.training.solver
+    added, solver = trainer.config.towers.spectral_dim, trainer.config.training.solver
+    if added != default.towers.spectral_dim:
+        changed["towers.spectral_dim"] = (default.towers.spectral_dim, added)
     if solver != default.training.solver:
         changed = {"training.solver": (default.training.solver, solver)}
         tuning |= {"chosen": None, "validation": done.best_metric}

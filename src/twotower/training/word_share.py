@@ -68,13 +68,16 @@ def best_served(trainer: Trainer, done: Progress) -> list[Served] | None:
     start, trainer.start = trainer.start, None
     if served is None or start is None or not done.best_epoch:
         return served
+    # What was added to the trained towers is added to these, too.
+    start = {**trainer.trained.state_dict(), **start}
+    trained = {name: weights.clone() for name, weights in trainer.trained.state_dict().items()}
     trainer.trained.load_state_dict(start)
     trainer.settle()
     untrained = _served(trainer, [each.bm25 for each in served])
     assert untrained is not None
     alone, before, after = _valid(untrained, 0), _valid(untrained, 1), _valid(served, 1)
     if before <= after:
-        trainer.trained.load_state_dict(done.best_model)
+        trainer.trained.load_state_dict(trained)
         trainer.settle()
         return served
     record = {"event": "untrained", "best_of_training": after, "served": before}
@@ -109,6 +112,6 @@ def untrained_kept(done: Progress, metric: str) -> str:
             f"{record['best_of_training']:.4f}; there is too little data for the vocabulary"
         )
     return (
-        f"the untrained towers are kept, whose validation {metric} of {done.best_metric:.4f} no epoch "
+        f"the untrained towers are kept, whose validation {metric} of {record['start']:.4f} no epoch "
         f"reached (at best {record['best_of_training']:.4f}): too little data to learn from"
     )
