@@ -190,8 +190,8 @@ def closed_forms(given: Config, trainer: Trainer, teller: Callback) -> ClosedFor
         what = "training.solver = 'gradient'" if is_alone else "towers.spectral_dim = 0"
         teller.on_choices((f"{what}: the closed form would take too long",), config)
         return ClosedForms()
-    teller.on_phase("the closed form")
     try:
+        teller.on_phase("the closed form")
         with out_of_memory_told():
             parts: tuple[Spectral, ...] = ()
             if has_parts:
