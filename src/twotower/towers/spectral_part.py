@@ -10,15 +10,17 @@ from twotower.vocab import UNKNOWN_ROW
 class SpectralPart(nn.Module):
     """The last ``width`` numbers of the compared vectors: the score is that of the towers plus theirs.
 
-    Of an item they are its vector in closed form, of a query the faded mean of the vectors of its events.
-    That is zero where there are none, so that the towers alone answer such a query. An item that the closed
-    form does not know gets what the tower's vector lets expect, by a linear regression over the others.
+    For an item they are its vector in closed form, for a query the faded mean of its events' vectors. That
+    mean is zero where a query has no events, so the towers alone answer such a query. For an item that the
+    closed form does not know, a linear regression predicts the vector from that of the item tower.
 
     Args:
         num_rows: Rows of the item ids' vocabulary, the reserved ones included.
         width: Of the vectors in closed form.
         dim: Of the vectors of the towers.
         feature: Name of the feature with those rows.
+
+    Source: the vectors are those of ``Spectral``, which names its sources.
     """
 
     def __init__(self, num_rows: int, width: int, dim: int, feature: str) -> None:
@@ -28,7 +30,7 @@ class SpectralPart(nn.Module):
         self.items = nn.Buffer(torch.zeros(num_rows, width))
         self.events = nn.Buffer(torch.zeros(num_rows, width))
         self.expected = nn.Buffer(torch.zeros(dim, width))
-        """What is expected of an item, from its vector; the row of unknown items is the constant."""
+        """Slopes of the regression; the row of unknown items in ``items`` is its constant."""
         self.bag = Bag(width).requires_grad_(requires_grad=False)
 
     def of_items(self, vectors: Tensor, rows: Tensor) -> Tensor:

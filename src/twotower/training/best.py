@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from twotower.baselines.spectral import Spectral
 
 SHARES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
-"""How far the scores of a closed form spread that is added to a trained model, as ratios to its own."""
+"""Standard deviations of the added scores that are tried, as ratios to that of the model's own scores."""
 MOST_SHARE = 25.6
-"""Up to this the ratio is doubled, as long as validation is better with each."""
+"""The ratio is doubled up to this while the largest one is the best."""
 SPREAD_CASES = 50
-"""Validation cases on which that is measured."""
+"""Validation cases on which the standard deviations are measured."""
 WORTH = 1.01
-"""Ratio of validation metrics from which longer vectors are worth their cost, and from which the closed
-form alone is preferred, which knows nothing of features."""
+"""Ratio of validation metrics from which longer vectors are worth their cost. The closed form alone needs
+the same ratio, since it reads no features."""
 _NOTHING = "nothing was kept."
 
 
@@ -278,7 +278,7 @@ def _at_best_scale(trainer: Trainer, part: "Spectral") -> "tuple[float, Spectral
 
 
 def _unit(trainer: Trainer, part: "Spectral") -> float:
-    """Return the scale at which the scores of a closed form spread as far as those of the trained model."""
+    """Return the scale at which the added scores have the standard deviation of the trained model's."""
     cases = trainer.objectives[0].valid
     cases = cases.take(np.flatnonzero(cases.histories.lengths > 0)[:SPREAD_CASES])
     if not len(cases):

@@ -30,7 +30,7 @@ SHARE_OF_RARE = 0.1
 """What an event with a rare item adds of the vector of a query without events. So little changes no
 figure."""
 RIDGE = 0.01
-"""Ridge of the regression that expects an item's vector, as a share of the mean square of a number."""
+"""Penalty of the regression that predicts an item's vector, as a share of the mean square of its inputs."""
 _SPECTRAL = "twotower.baselines.spectral"  # imported when it is called, since it imports scipy
 
 
@@ -180,8 +180,8 @@ def part_of(
 
     Returns:
         The part, whose vectors of items and of events have a root mean square of 1 over the trained items'
-        lengths. Of an item without an embedding of its own, the vector is expected from the tower's; as an
-        event it has zeros.
+        lengths. For an item without an embedding of its own, a linear regression predicts the vector from
+        the tower's; as an event it has zeros.
     """
     vectors = encoding.item_vectors().cpu()
     part = spectral_part(item_transforms, spectral.width, vectors.shape[1])
