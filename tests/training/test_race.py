@@ -215,7 +215,7 @@ def test_the_report_says_what_validation_decided(race: Race, tmp_path: Path) -> 
         if "event" in record:
             best, other = sorted(record["compared"], key=lambda each: -each["metric"])
             figures = (
-                f"{best['value']} {best['metric']:.4f}, {other['value']} {other['metric']:.4f}"
+                f"{best['value']}: {best['metric']:.4f}, {other['value']}: {other['metric']:.4f}"
             )
             words = f"{best['value']} ({figures} after {record['epochs']} epochs)"
             assert f"<code>{record['setting']}</code></dt><dd>{words}</dd>" in page

@@ -48,7 +48,7 @@ def decided(log: str, say: Say) -> list[tuple[str, str]]:
             continue
         ranked = sorted(record["compared"], key=lambda each: each["value"] != record["chosen"])
         shown = ((_value(each["value"], say), each["metric"]) for each in ranked)
-        figures = ", ".join(f"{value} {metric:.4f}" for value, metric in shown)
+        figures = ", ".join(f"{value}: {metric:.4f}" for value, metric in shown)
         key = "decided_after" if "epochs" in record else "decided_at_the_end"
         words = say(
             key, chosen=_value(record["chosen"], say), figures=figures, epochs=record.get("epochs")
