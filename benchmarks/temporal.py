@@ -71,7 +71,7 @@ def of_model(name: str, method: str, seed: int, threads: int, part: Part) -> dic
     found = task(name)
     default = default_of(found, configured(name, method, seed, threads))
     return values_of(name, default.trainer.scorer(), part) | {
-        "chosen": [*default.said, default.trainer.objectives[0].said],
+        "chosen": [*default.said, *default.trainer.objectives[0].said],
         "best_epoch": default.progress.best_epoch,
         "seconds": sum(default.seconds.values()),
     }

@@ -28,14 +28,15 @@ def test_who_is_not_known_shares_a_mean(prior: PopularityPrior) -> None:
     assert (items @ start[0]).tolist() == pytest.approx([3, 1, 0.5, 0])
 
 
-def test_alone_it_answers_queries_without_events(prior: PopularityPrior) -> None:
+def test_a_share_of_what_was_learnt_by_hand(prior: PopularityPrior) -> None:
+    """<(2, .), (5, .)> is 10 and popularity 3 counts (1 + 4): a quarter is 2.5 + (1 + 1) 3, none is 3."""
     vectors, has_events = torch.tensor([[2.0, 4.0], [2.0, 4.0]]), torch.tensor([True, False])
     before = prior.of_queries(vectors, has_events)
     assert torch.equal(before[0], before[1])
-    prior.alone.fill_(value=True)
+    prior.share(0.0, 0.25)
     after = prior.of_queries(vectors, has_events)
-    assert torch.equal(after[0], before[0])
     items = prior.of_items(torch.tensor([[5.0, 0.0], [-5.0, 0.0]]), torch.tensor([2, 3]))
+    assert (items @ after[0]).tolist() == pytest.approx([2.5 + 2 * 3, -2.5 + 2 * 1])
     assert (items @ after[1]).tolist() == pytest.approx([3, 1])
 
 

@@ -180,24 +180,24 @@ class TestQueriesWithoutEvents:
         prior = trainer.model.popularity
         assert prior is not None
         kept = {name: value.clone() for name, value in trainer.trained.state_dict().items()}
-        prior.alone.fill_(value=True)
+        prior.share(0.0, 0.0)
         best = ndcg_of_new(trainer, Part.VALID)
         with torch.no_grad():
             for weight in trainer.trained.parameters():
                 weight.copy_(3 * torch.randn_like(weight))
         trainer.objectives[0].settle()
-        assert bool(prior.alone)
+        assert prior.shares[0] == 0
         assert ndcg_of_new(trainer, Part.VALID) == best
-        assert "answered by popularity alone" in trainer.objectives[0].said
+        assert "popularity and 0 times what was learnt" in trainer.objectives[0].said[0]
         trainer.trained.load_state_dict(kept)
 
     def test_are_never_worse_than_popularity_on_validation(self, trainer: Trainer) -> None:
         prior = trainer.model.popularity
         assert prior is not None
-        chosen, settled = bool(prior.alone), ndcg_of_new(trainer, Part.VALID)
-        prior.alone.fill_(value=True)
+        chosen, settled = prior.shares.tolist(), ndcg_of_new(trainer, Part.VALID)
+        prior.share(0.0, 0.0)
         assert settled >= ndcg_of_new(trainer, Part.VALID)
-        prior.alone.fill_(chosen)
+        prior.share(*chosen)
 
 
 class TestBundle:
@@ -265,30 +265,30 @@ class TestBundle:
         assert session.recommend(5).item_ids == retriever.recommend(history=[3], k=5).item_ids
 
 
-@pytest.mark.parametrize("alone", [False, True])
-def test_a_second_training_answers_new_queries_as_the_first(
-    alone: bool, task: Task, trainer: Trainer
+def test_a_second_training_adds_as_much_to_popularity_as_the_first(
+    task: Task, trainer: Trainer
 ) -> None:
     prior = trainer.model.popularity
     assert prior is not None
-    kept, done = bool(prior.alone), Progress()
-    prior.alone.fill_(alone)
+    kept, done = prior.shares.tolist(), Progress()
+    prior.share(0.25, 0.5)
     done.best_epoch = 1
     again = refitted(trainer, done, task, "valid", towers={}, watcher=Callback())
     assert again is not None
     assert again.model.popularity is not None
-    assert bool(again.model.popularity.alone) == alone
-    prior.alone.fill_(kept)
+    assert again.model.popularity.shares.tolist() == [0.25, 0.5]
+    prior.share(*kept)
 
 
-def test_no_epoch_is_kept_that_is_worse_than_popularity() -> None:
-    """Steps that are far too large spoil the model: the start, which answers by popularity, is kept."""
+def test_a_model_that_steps_spoilt_answers_by_popularity() -> None:
+    """Steps are far too large, so that nothing of what was learnt is added."""
     task = task_of({"training": {"learning_rate": 3.0, "epochs": 1}})
     trainer = Trainer(task.dataset, task.sides, resolve(task.config, task.dataset)[0])
     progress = trainer.fit()
-    assert progress.best_epoch == 0
-    assert progress.best_metric is not None
-    assert progress.best_metric > progress.log[0]["best_of_training"]
+    prior = trainer.model.popularity
+    assert prior is not None
+    assert prior.shares.tolist() == [0, 0]
+    assert progress.best_metric == trainer.validate()
 
 
 @pytest.mark.parametrize("history", ["pooled", "transformer"])

@@ -15,8 +15,11 @@ class PopularityPrior(nn.Module):
     """The last number of the compared vectors: of an item its popularity, of a query how much it counts.
 
     With ``p_i`` the logarithm of an item's popularity and ``o`` the last number that the query tower
-    computed, the score is ``<q', v'_i> + (1 + o) p_i``, where ``q'`` and ``v'`` are the other numbers. A
-    model that knows nothing answers by popularity, and training learns what to add to it.
+    computed, the score is ``p_i + g (<q', v'_i> + o p_i)``, where ``q'`` and ``v'`` are the other numbers.
+    A model that knows nothing answers by popularity, and training learns what to add to it.
+
+    The share ``g`` of what was learnt is 1 in training. Afterwards validation chooses it, apart for queries
+    without events: what is learnt within the time of training holds less at a later time.
 
     Args:
         num_rows: Rows of the item ids' vocabulary, the reserved ones included.
@@ -24,13 +27,13 @@ class PopularityPrior(nn.Module):
     """
 
     column: Tensor
-    alone: Tensor
+    shares: Tensor
 
     def __init__(self, num_rows: int, feature: str) -> None:
         super().__init__()
         self.feature = feature
         self.register_buffer("column", torch.zeros(num_rows))
-        self.register_buffer("alone", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("shares", torch.ones(2))
 
     @torch.no_grad()
     def fill(self, logs: Float32s, rows: Rows) -> None:
@@ -53,16 +56,17 @@ class PopularityPrior(nn.Module):
     def of_queries(self, vectors: Tensor, has_events: Tensor) -> Tensor:
         """Return vectors of queries that end with the weight of popularity: ``(n, dim)``.
 
-        Where validation said so (``alone``), popularity alone answers a query without events.
-
         Args:
             vectors: ``(n, dim)`` from the query tower.
             has_events: ``(n,)`` bool.
         """
-        last = SCALE * (1 + vectors[:, -1:])
-        full = torch.cat([vectors[:, :-1], last], dim=1)
-        start = torch.cat([torch.zeros_like(vectors[:, :-1]), torch.full_like(last, SCALE)], dim=1)
-        return torch.where((self.alone & ~has_events)[:, None], start, full)
+        share = torch.where(has_events, self.shares[1], self.shares[0])[:, None]
+        learnt = share * vectors
+        return torch.cat([learnt[:, :-1], SCALE * (1 + learnt[:, -1:])], dim=1)
+
+    def share(self, without_events: float, with_events: float) -> None:
+        """Set the shares of what was learnt, for queries without events and for those with events."""
+        self.shares.copy_(torch.tensor([without_events, with_events]))
 
     @staticmethod
     def as_of(queries: Tensor, items: Tensor, logs: Tensor, lines: Tensor) -> tuple[Tensor, Tensor]:

@@ -72,7 +72,7 @@ def finish(
         bar.on_choices((untrained_kept(done, config.training.metric),), config)
     for objective in trainer.objectives:
         if objective.said:
-            bar.on_choices((objective.said,), config)
+            bar.on_choices(objective.said, config)
     again = None
     if learnt is not None and not done.interrupted:
         events = "all events" if learnt == "all" else "the training and validation events together"

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from twotower.arrays import Bools, Floats
+from twotower.arrays import Floats
 from twotower.config import Config, ViewConfig
 from twotower.data.batches import PairBatch, PairBatches
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
@@ -36,6 +36,7 @@ from twotower.towers.encoding import Encoding
 from twotower.towers.model import TwoTower
 from twotower.towers.popularity import PopularityPrior
 from twotower.training.by_period import DAY
+from twotower.training.learnt_share import ShareSearch
 from twotower.training.mining import Miner
 from twotower.training.reading import Batch, Reader, Reading, on_device
 from twotower.training.recompute import Recomputed
@@ -87,7 +88,7 @@ class Objective:
         self.query_arrays = query_arrays
         self.popularity = popularity
         self.valid = self._validation_cases()
-        self.said = ""  # what ``settle`` decided
+        self.said: tuple[str, ...] = ()  # what ``settle`` decided
         is_among_labels = config.training.validate_among == "labels" and len(self.valid) > 0
         self.candidates = self._labelled() if is_among_labels else None
         train = dataset.part(Part.TRAIN).as_learnt()
@@ -110,6 +111,8 @@ class Objective:
 
     def start(self, epoch: int) -> None:
         """Make ready for an epoch."""
+        if self.model.popularity is not None:
+            self.model.popularity.share(1.0, 1.0)
         if self.memory is not None:
             self.memory.clear()  # so that a training that is gone on with takes the same steps
         if self.miner is not None and epoch:  # before the first, the model knows nothing
@@ -214,14 +217,11 @@ class Objective:
     def validate(self) -> float:
         """Return the metric that decides, on the validation cases.
 
-        New queries count as they will be answered: by popularity alone where that is better (``settle``).
+        Beside a prior by popularity it is that of the best shares of what was learnt (``settle``).
         """
+        if self._shares is not None:
+            return self._shares.best().metric
         metric = self.config.training.metric
-        if self._popular is not None:
-            values, is_new = self._values(), self._is_new
-            if values[is_new].mean() < self._popular:
-                values = np.where(is_new, self._popular, values)
-            return float(np.average(values, weights=self.valid.weights))
         return mean_of(metric, self.dataset, self.scorer(), self.valid, self.candidates)
 
     def _counts(self) -> RecentCounts | None:
@@ -257,37 +257,21 @@ class Objective:
         return cast("Tensor", on_device(self.counts.logs, self.encoding.device))
 
     def settle(self) -> None:
-        """Let popularity alone answer queries without events, where validation finds it better.
-
-        The model answers them where there is no such query in validation.
-        """
-        prior = self.model.popularity
-        if prior is None or self._popular is None:
-            return
-        prior.alone.fill_(value=False)
-        own = float(self._values()[self._is_new].mean())
-        prior.alone.fill_(self._popular > own)
-        metric = self.config.training.metric
-        is_by = "popularity alone" if self._popular > own else "the model"
-        self.said = (
-            f"queries without events are answered by {is_by}: validation {metric} of the new ones "
-        )
-        self.said += f"{own:.4f} by the model, {self._popular:.4f} by popularity"
-
-    @property
-    def _is_new(self) -> Bools:
-        return np.asarray(self.valid.histories.lengths == 0)
+        """Choose how much of what was learnt is added to a prior by popularity."""
+        if self._shares is not None:
+            best = self._shares.best()
+            self._shares.prior.share(*best.shares)
+            self.said = best.said
 
     @cached_property
-    def _popular(self) -> float | None:
-        """The metric of new validation queries by popularity alone; None where that answers none."""
-        prior = self.model.popularity
-        if prior is None or not self.model.reads_history or not self._is_new.any():
+    def _shares(self) -> ShareSearch | None:
+        """Chooses shares of what was learnt; None without a prior by popularity or without validation."""
+        prior, valid = self.model.popularity, self.valid
+        if prior is None or not len(valid):
             return None
-        prior.alone.fill_(value=True)
-        found = float(self._values()[self._is_new].mean())
-        prior.alone.fill_(value=False)
-        return found
+        is_known = (valid.histories.lengths > 0) & self.model.reads_history
+        metric = self.config.training.metric
+        return ShareSearch(prior, is_known, valid.weights, metric, self._values)
 
     def _values(self) -> Floats:
         """Return the metric that decides for each validation case, as the model is now."""

@@ -70,7 +70,7 @@ def refitted(
         progress.interrupt()
     for new, old in zip(trainer.objectives, chosen.objectives, strict=True):
         if new.model.popularity is not None and old.model.popularity is not None:
-            new.model.popularity.alone.copy_(old.model.popularity.alone)
+            new.model.popularity.shares.copy_(old.model.popularity.shares)
     if progress.interrupted:
         done.interrupt()
         return None

@@ -360,7 +360,7 @@ class Trainer:
         self.config = replace(self.config, towers=replace(self.config.towers, spectral_dim=added))
 
     def settle(self) -> None:
-        """Let popularity alone answer queries without events, where validation finds it better."""
+        """Choose how much of what was learnt is added to a prior by popularity."""
         for objective in self.objectives:
             objective.settle()
 
