@@ -159,6 +159,17 @@ class TestMLflow:
         assert found.data.metrics["test/ndcg_at_10"] == 0.5
         assert found.data.tags["verdict"] == VERDICT
 
+    def test_a_setting_that_is_decided_last_is_a_parameter_as_it_was_decided(
+        self, store: str
+    ) -> None:
+        logger = MLflowLogger("late", uri=store)
+        logger.on_choices((), Config().with_settings(["towers.spectral_dim=0"]))
+        logger.on_start(10, Progress())
+        logger.on_choices((), Config().with_settings(["towers.spectral_dim=64"]))
+        logger.on_figures({"model": {}, "protocol": {"part": "test"}}, stopped_early=False)
+        (found,) = runs_of(MlflowClient(store), "late")
+        assert found.data.params["towers.spectral_dim"] == "64"
+
     def test_data_that_are_refused_leave_no_run(self, store: str) -> None:
         logger = MLflowLogger("refused", uri=store)
         logger.on_choices(("a choice",), Config())

@@ -20,6 +20,7 @@ from twotower.extras import library
 from twotower.features.schema import Feature
 from twotower.training.callbacks import STEPS_A_READING, Callback
 from twotower.training.checkpoints import Progress
+from twotower.training.settings import DECIDED_LAST
 
 _PARAMS_A_CALL = 100  # what MLflow takes at once
 
@@ -69,6 +70,7 @@ class _Logger(Callback, ABC):
     def _begin(self) -> None:
         self._has_begun = True
         self._open()
+        self._parameters({n: each for n, each in self._settings.items() if n not in DECIDED_LAST})
         for name, text in self._texts.items():
             self._text(name, text)
 
@@ -108,6 +110,7 @@ class _Logger(Callback, ABC):
         for name in ("choices", "config"):
             if name in self._texts:  # validation may have decided more since the start
                 self._text(name, self._texts[name])
+        self._parameters({n: each for n, each in self._settings.items() if n in DECIDED_LAST})
         if "verdict" in figures:
             self._text("verdict", figures["verdict"])
         said = note(figures)
@@ -117,6 +120,9 @@ class _Logger(Callback, ABC):
 
     @abstractmethod
     def _open(self) -> None: ...
+
+    @abstractmethod
+    def _parameters(self, settings: Mapping[str, Any]) -> None: ...
 
     @abstractmethod
     def _scalars(self, values: Mapping[str, float], step: int) -> None: ...
@@ -155,6 +161,9 @@ class TensorBoardLogger(_Logger):
 
     def _open(self) -> None:
         self._writer = self._make(str(self.folder))
+
+    def _parameters(self, settings: Mapping[str, Any]) -> None:
+        """Write nothing: the text of the configuration has them."""
 
     def _scalars(self, values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():
@@ -226,10 +235,12 @@ class MLflowLogger(_Logger):
     def _open(self) -> None:
         run = self._client.create_run(self._experiment_id, run_name=self._run_name)
         self._run_id = run.info.run_id
+
+    def _parameters(self, settings: Mapping[str, Any]) -> None:
         # Features are named after columns, as many as there are and as they are called.
         params = [
             self._param(name, str(value))
-            for name, value in self._settings.items()
+            for name, value in settings.items()
             if not name.startswith(("features.query.", "features.item."))
         ]
         for start in range(0, len(params), _PARAMS_A_CALL):

@@ -7,6 +7,9 @@ from typing import Any
 from twotower.config import Config
 from twotower.toml import toml_value
 
+DECIDED_LAST = ("towers.dim", "towers.spectral_dim", "training.solver")
+"""What validation decides after the training."""
+
 
 def value_of(config: Config, name: str) -> Any:
     """Return the setting ``section.field``."""
