@@ -13,7 +13,8 @@ data set two tables are printed:
 - NDCG@10 by the number of known events: the same queries, with less and less of their history.
 
 ``--part valid`` looks at the validation part instead; decisions are taken there, and its means count new
-and known queries as the training's validation does. A finished run is kept under ``benchmarks/out``.
+and known queries as the training's validation does. Finished runs are kept under
+``benchmarks/results/temporal.jsonl.gz``, a value for each query of both parts.
 
 Source: Holm, Scandinavian Journal of Statistics 1979 (the procedure).
 """
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 
 import public_sets
-from common import cached, default_of, digest_of, report
+from common import RESULTS, cached, default_of, report
 from objective import differences
 from public_sets import PublicSet
 from twotower.baselines.specs import fit_baselines
@@ -38,9 +39,10 @@ from twotower.training.task import Task
 
 WORLD = "synthetic-world"
 NAMES = ("movielens-100k", "movielens-1m", "ml-latest-small", WORLD)
-BASELINES = ("popularity", "recent_popularity", "item_knn", "ease")
+BASELINES = ("popularity", "recent_popularity", "item_knn", "ease", "spectral")
 METRIC = "ndcg@10"
 METRICS = (METRIC, "recall@20")
+PARTS = (Part.VALID, Part.TEST)
 DEFAULT, UNIFORM = "default", "uniform negatives"
 
 
@@ -48,7 +50,7 @@ DEFAULT, UNIFORM = "default", "uniform negatives"
 def task(name: str) -> Task:
     """Return a data set, split in time."""
     if name == WORLD:
-        tables = World(WorldConfig()).generate()
+        tables = World(WorldConfig(num_queries=4_000)).generate()
         data = PublicSet(tables.interactions, tables.items, tables.queries)
     else:
         data = public_sets.read(name)
@@ -66,37 +68,46 @@ def configured(name: str, method: str, seed: int, threads: int) -> Config:
     return task(name).config.with_settings(settings)
 
 
-def of_model(name: str, method: str, seed: int, threads: int, part: Part) -> dict[str, Any]:
+def of_model(name: str, method: str, seed: int, threads: int) -> dict[str, Any]:
     """Return the values of a model, and how it was trained."""
     found = task(name)
     default = default_of(found, configured(name, method, seed, threads))
-    return values_of(name, default.trainer.scorer(), part) | {
+    return values_of(name, default.trainer.scorer()) | {
         "chosen": [*default.said, *default.trainer.objectives[0].said],
         "best_epoch": default.progress.best_epoch,
         "seconds": sum(default.seconds.values()),
     }
 
 
-def of_baselines(name: str, part: Part) -> dict[str, Any]:
+def of_baselines(name: str) -> dict[str, Any]:
     """Return the values of every baseline, and the settings that validation chose."""
     fitted = fit_baselines(task(name).dataset, BASELINES)
     return {
-        key: values_of(name, scorer, part) | {"chosen": [str(fitted.settings.get(key, ""))]}
+        key: values_of(name, scorer) | {"chosen": [str(fitted.settings.get(key, ""))]}
         for key, scorer in fitted.scorers.items()
     }
 
 
-def values_of(name: str, scorer: Scorer, part: Part) -> dict[str, Any]:
-    """Return the metrics of each query, and the mean NDCG@10 by the number of known events."""
-    dataset = task(name).dataset
-    cases = dataset.cases(part)
-    found = evaluate_on(dataset, scorer, cases, (10, 20), metrics=("ndcg", "recall"))
-    long = cases.take(np.flatnonzero(cases.histories.lengths >= EVENTS[-1]))
-    curve = []
-    for num in EVENTS if len(long) else ():
-        cut = evaluate_on(dataset, CutShort(scorer, num), long, (10,), metrics=("ndcg",))
-        curve.append(float(cut.values[METRIC].mean()))
-    return {"values": {m: found.values[m].round(6).tolist() for m in METRICS}, "curve": curve}
+def values_of(name: str, scorer: Scorer) -> dict[str, Any]:
+    """Return by part the metrics of each query, and the mean NDCG@10 by the number of known events."""
+    found = {}
+    for part in PARTS:
+        dataset = task(name).dataset
+        cases = dataset.cases(part)
+        of_part = evaluate_on(dataset, scorer, cases, (10, 20), metrics=("ndcg", "recall"))
+        long = cases.take(np.flatnonzero(cases.histories.lengths >= EVENTS[-1]))
+        curve = []
+        for num in EVENTS if len(long) else ():
+            cut = evaluate_on(dataset, CutShort(scorer, num), long, (10,), metrics=("ndcg",))
+            curve.append(float(cut.values[METRIC].mean()))
+        values = {m: of_part.values[m].round(6).tolist() for m in METRICS}
+        found[part.name] = {"values": values, "curve": curve}
+    return found
+
+
+def of_part(run: dict[str, Any], part: Part) -> dict[str, Any]:
+    """Return what was measured on a part, and how it was trained."""
+    return {**run, **run[part.name]}
 
 
 def over_seeds(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -169,6 +180,7 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=NAMES, help=f"of {', '.join(NAMES)}")
     parser.add_argument("--seeds", default="0,1", help="training seeds")
+    parser.add_argument("--methods", default=f"{DEFAULT},{UNIFORM}", help="of ours")
     parser.add_argument("--threads", type=int, default=1, help="of the training")
     parser.add_argument("--part", choices=("valid", "test"), default="test")
     parser.add_argument(
@@ -179,19 +191,20 @@ def main() -> None:
     part = Part[given.part.upper()]
     for name in given.names:
         results = {}
-        for method in (DEFAULT, UNIFORM):
+        for method in given.methods.split(","):
             runs = []
             for seed in map(int, given.seeds.split(",")):
-                digest = digest_of(configured(name, method, seed, given.threads))
-                run = partial(of_model, name, method, seed, given.threads, part)
-                key = f"temporal/{name}-{given.part}-{digest}"
-                runs.append(cached(key, run, again=given.again))
+                run = partial(of_model, name, method, seed, given.threads)
+                key = f"temporal/{name}-{method}-seed{seed}"
+                found = cached(key, run, again=given.again, folder=RESULTS)
+                runs.append(of_part(found, part))
             results[method] = over_seeds(runs)
-        key = f"temporal/{name}-{given.part}-baselines"
-        found = cached(key, partial(of_baselines, name, part), again=given.again)
-        for each in found.values():
+        key = f"temporal/{name}-baselines"
+        every = cached(key, partial(of_baselines, name), again=given.again, folder=RESULTS)
+        baselines = {method: of_part(each, part) for method, each in every.items()}
+        for each in baselines.values():
             each["values"] = {m: np.array(each["values"][m]) for m in METRICS}
-        show(name, {**results, **found}, part, as_json=given.json)
+        show(name, {**results, **baselines}, part, as_json=given.json)
 
 
 if __name__ == "__main__":
