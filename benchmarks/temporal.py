@@ -117,7 +117,7 @@ def over_seeds(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return runs[0] | {
         "values": values,
         "curve": curve.tolist(),
-        "seeds": [float(np.mean(run["values"][METRIC])) for run in runs],
+        "seeds": [np.array(run["values"][METRIC]) for run in runs],
     }
 
 
@@ -149,13 +149,14 @@ def show(name: str, results: dict[str, dict[str, Any]], part: Part, *, as_json: 
         rows.append(row)
     share = f"{is_new.mean():.0%} of them new"
     title = f"{name}: {len(cases):,} {part.name.lower()} queries, {share}"
-    notes = [
-        f"{method}: by seed {', '.join(f'{each:.4f}' for each in result['seeds'])}, best epoch "
-        f"{result['best_epoch']}, {result['seconds']:.0f} s; {'; '.join(result['chosen'])}"
-        if "seeds" in result
-        else f"{method}: {'; '.join(result['chosen'])}"
-        for method, result in results.items()
-    ]
+    notes = []
+    for method, result in results.items():
+        said = "; ".join(result["chosen"])
+        if "seeds" in result:
+            by_seed = ", ".join(f"{np.average(v, weights=weights):.4f}" for v in result["seeds"])
+            seconds = f"{result['seconds']:.0f} s"
+            said = f"by seed {by_seed}, best epoch {result['best_epoch']}, {seconds}; {said}"
+        notes.append(f"{method}: {said}")
     report(title, rows, as_json=as_json, notes=notes)
     curves = [
         {"": method} | dict(zip(map(str, EVENTS), result["curve"], strict=True))
