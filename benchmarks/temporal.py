@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 import public_sets
-from common import RESULTS, cached, default_of, report
+from common import RESULTS, cached, default_of, digest_of, report
 from objective import differences
 from public_sets import PublicSet
 from twotower.baselines.specs import fit_baselines
@@ -196,7 +196,8 @@ def main() -> None:
             runs = []
             for seed in map(int, given.seeds.split(",")):
                 run = partial(of_model, name, method, seed, given.threads)
-                key = f"temporal/{name}-{method}-seed{seed}"
+                digest = digest_of(configured(name, method, seed, given.threads))
+                key = f"temporal/{name}-{method}-seed{seed}-{digest}"
                 found = cached(key, run, again=given.again, folder=RESULTS)
                 runs.append(of_part(found, part))
             results[method] = over_seeds(runs)

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from trainers import Settings, merged
+from twotower.arrays import Floats
+from twotower.baselines.spectral import choose_spectral
 from twotower.config import Config
 from twotower.data.dataset import Dataset, Part
 from twotower.errors import ConfigError
@@ -19,6 +21,7 @@ from twotower.serving.retriever import Retriever
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
 from twotower.training.choices import resolve
+from twotower.training.learnt_share import SHARES
 from twotower.training.pipeline import train
 from twotower.training.retraining import refitted
 from twotower.training.task import Task
@@ -157,6 +160,65 @@ class TestValidation:
         assert replace(found, values=values).mean() == {"ndcg@10": pytest.approx(2 / 3)}
 
 
+def of_share(trainer: Trainer, share: float) -> Floats:
+    """Return NDCG@10 of each validation case as an evaluation finds it, with a share of what was learnt."""
+    prior, dataset = trainer.model.popularity, trainer.dataset
+    assert prior is not None
+    kept = prior.shares.tolist()
+    prior.share(share, share)
+    found = evaluate_on(dataset, trainer.scorer(), dataset.cases(Part.VALID), (10,))
+    prior.share(*kept)
+    return found.values["ndcg@10"]
+
+
+@pytest.mark.parametrize("has_closed_form", [False, True])
+@pytest.mark.parametrize("history", ["pooled", "none"])
+def test_shares_are_those_that_an_evaluation_finds_best(
+    history: str, has_closed_form: bool
+) -> None:
+    task = task_of({"towers": {"history": history}})
+    trainer = Trainer(task.dataset, task.sides, resolve(task.config, task.dataset)[0])
+    trainer.fit()
+    if has_closed_form and history != "none":
+        trainer.validate()  # what was found before the closed form holds no longer
+        trainer.add(choose_spectral(task.dataset, width=8), 20.0)
+        trainer.settle()
+    cases = task.dataset.cases(Part.VALID)
+    values = np.stack([of_share(trainer, share) for share in SHARES])
+    is_new = (cases.histories.lengths == 0) | (history == "none")
+    expected, best = np.zeros(len(cases)), []
+    assert trainer.model.popularity is not None
+    for group in (is_new, ~is_new):
+        if group.any():
+            best.append(int(values[:, group].mean(axis=1).argmax()))
+            expected[group] = values[best[-1], group]
+    shares = [SHARES[each] for each in best] * (2 // len(best))
+    assert trainer.model.popularity.shares.tolist() == shares
+    assert trainer.validate() == pytest.approx(np.average(expected, weights=cases.weights))
+    assert len(trainer.objectives[0].said) == len(best)
+
+
+def test_an_epoch_learns_with_all_of_what_is_learnt(task: Task) -> None:
+    trainer = Trainer(task.dataset, task.sides, resolve(task.config, task.dataset)[0])
+    assert trainer.model.popularity is not None
+    trainer.model.popularity.share(0.0, 0.25)
+    trainer.objectives[0].start(0)
+    assert trainer.model.popularity.shares.tolist() == [1, 1]
+
+
+def test_a_test_of_known_queries_alone_is_trained_for() -> None:
+    """Validation has new queries, which then weigh nothing."""
+    events = drifting().sort("timestamp")
+    cut = len(events) * 9 // 10
+    before, after = events[:cut], events[cut:]
+    known = after.filter(pl.col("user_id").is_in(before["user_id"].unique().to_list()))
+    settings = merged(PERIOD, {"split": {"kind": "auto"}})
+    trained = train({"train": before, "test": known}, config=settings, baselines=[], progress=None)
+    valid = trained.dataset.cases(Part.VALID)
+    assert valid.weights is not None
+    assert set(valid.weights[valid.histories.lengths == 0].tolist()) == {0.0}
+
+
 def ndcg_of_new(trainer: Trainer, part: Part) -> float:
     dataset = trainer.dataset
     cases = dataset.cases(part)
@@ -188,7 +250,7 @@ class TestQueriesWithoutEvents:
         trainer.objectives[0].settle()
         assert prior.shares[0] == 0
         assert ndcg_of_new(trainer, Part.VALID) == best
-        assert "popularity and 0 times what was learnt" in trainer.objectives[0].said[0]
+        assert "nothing of what was learnt is added" in trainer.objectives[0].said[0]
         trainer.trained.load_state_dict(kept)
 
     def test_are_never_worse_than_popularity_on_validation(self, trainer: Trainer) -> None:
@@ -259,6 +321,9 @@ class TestBundle:
 
     def test_a_session_goes_on_from_it(self, path: Path) -> None:
         retriever = Retriever.open(path)
+        prior = retriever.encoding.model.popularity
+        assert prior is not None
+        prior.share(0.25, 0.5)
         session = retriever.session()
         assert session.recommend(5).item_ids == retriever.recommend(history=[], k=5).item_ids
         session.add(3)

@@ -42,7 +42,7 @@ class ModelScorer:
 
     def score(self, cases: Cases) -> torch.Tensor:
         """Return ``(len(cases), num_item_rows)`` float32."""
-        scores = self._query_vectors(cases) @ self.item_vectors.T
+        scores = self.query_vectors(cases) @ self.item_vectors.T
         known = self.is_known(cases)
         if not known.all() and self.encoding.model.popularity is None:
             scores[torch.from_numpy(~known)] = self.popularity.to(scores.device)
@@ -65,7 +65,7 @@ class ModelScorer:
 
     def score_pairs(self, cases: Cases, case_of: Ints, item_rows: Rows) -> Float32s:
         """Return the score of ``n`` pairs of a case and an item row: ``(n,)`` float32."""
-        vectors = self._query_vectors(cases)
+        vectors = self.query_vectors(cases)
         items = self.item_vectors[torch.from_numpy(item_rows.astype(np.int64))]
         scores = (vectors[torch.from_numpy(case_of)] * items).sum(dim=1)
         return np.asarray(scores.cpu().numpy(), np.float32)
@@ -74,7 +74,8 @@ class ModelScorer:
         """Return the features of the cases' queries, ``len(cases)`` lines each."""
         return {name: values[cases.query_rows] for name, values in self.query_features.items()}
 
-    def _query_vectors(self, cases: Cases) -> torch.Tensor:
+    def query_vectors(self, cases: Cases) -> torch.Tensor:
+        """Return ``(len(cases), dim)``."""
         return self.encoding.query_vectors(self.features_of(cases), cases.questions)
 
 

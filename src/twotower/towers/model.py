@@ -334,6 +334,18 @@ class TwoTower(nn.Module):
         vectors = self.query_tower(features)
         return self._asking(vectors, vectors.new_ones(len(vectors), dtype=torch.bool))
 
+    def shared(self, query_vectors: Tensor, share: float) -> Tensor:
+        """Return query vectors with another share of what was learnt beside a prior by popularity.
+
+        Args:
+            query_vectors: ``(n, dim)`` of ``encode_queries`` with a share of 1.
+            share: Between 0 and 1; a closed form beside the towers stays as it is.
+        """
+        assert self.popularity is not None
+        own, others = self._split(query_vectors)
+        own = self.popularity.shared(own, share)
+        return own if others is None else torch.cat([own, others], dim=1)
+
     def event_inputs(self, item_inputs: Tensor, features: Features | None) -> Tensor:
         """Return what a history reads of events: their items, and what else is known of each.
 

@@ -18,8 +18,8 @@ class PopularityPrior(nn.Module):
     computed, the score is ``p_i + g (<q', v'_i> + o p_i)``, where ``q'`` and ``v'`` are the other numbers.
     A model that knows nothing answers by popularity, and training learns what to add to it.
 
-    The share ``g`` of what was learnt is 1 in training. Afterwards validation chooses it, apart for queries
-    without events: what is learnt within the time of training holds less at a later time.
+    The share ``g`` of what was learnt is 1 in training. Afterwards validation chooses it, separately for
+    queries with and without events: what is learnt within the time of training holds less at a later time.
 
     Args:
         num_rows: Rows of the item ids' vocabulary, the reserved ones included.
@@ -60,9 +60,15 @@ class PopularityPrior(nn.Module):
             vectors: ``(n, dim)`` from the query tower.
             has_events: ``(n,)`` bool.
         """
-        share = torch.where(has_events, self.shares[1], self.shares[0])[:, None]
-        learnt = share * vectors
-        return torch.cat([learnt[:, :-1], SCALE * (1 + learnt[:, -1:])], dim=1)
+        full = torch.cat([vectors[:, :-1], SCALE * (1 + vectors[:, -1:])], dim=1)
+        share = torch.where(has_events, self.shares[1], self.shares[0])
+        return self.shared(full, share[:, None])
+
+    @staticmethod
+    def shared(vectors: Tensor, share: Tensor | float) -> Tensor:
+        """Return ``of_queries`` with another share, given that with a share of 1: ``(n, dim)``."""
+        last = SCALE + share * (vectors[:, -1:] - SCALE)
+        return torch.cat([share * vectors[:, :-1], last], dim=1)
 
     def share(self, without_events: float, with_events: float) -> None:
         """Set the shares of what was learnt, for queries without events and for those with events."""

@@ -63,30 +63,30 @@ def finish(
         stopped_early: Whether Ctrl-C ended what came before.
         provenance: What else the bundle keeps of how it was made.
         bar: Is told how it goes.
-        teller: Is told of the phases and the figures, in place of ``bar``: of it and the loggers.
+        teller: Is told of the choices, phases and figures, in place of ``bar``: of it and the loggers.
     """
     teller = bar if teller is None else teller
     config, untrained = trainer.config, untrained or {}
     served = best_served(trainer, done)
     if done.best_epoch == 0 and trainer.spectral is None:
-        bar.on_choices((untrained_kept(done, config.training.metric),), config)
+        teller.on_choices((untrained_kept(done, config.training.metric),), config)
     for objective in trainer.objectives:
         if objective.said:
-            bar.on_choices(objective.said, config)
+            teller.on_choices(objective.said, config)
     again = None
     if learnt is not None and not done.interrupted:
         events = "all events" if learnt == "all" else "the training and validation events together"
         said = f"trained once more on {events}, for as many epochs as validation chose ({done.best_epoch})"
         if trainer.spectral is not None:
             said = f"the closed form is found once more, from {events}"
-        bar.on_choices((f"refit: {said}",), config)
+        teller.on_choices((f"refit: {said}",), config)
         bar.on_phase(
             f"training on {'all' if learnt == 'all' else 'training and validation'} events"
         )
         again = refitted(trainer, done, task, learnt, towers=untrained, watcher=bar)
         if again is None:
             said = f"interrupted; the bundle holds the model before, which did not learn {events}"
-            bar.on_choices((f"refit: {said}",), config)
+            teller.on_choices((f"refit: {said}",), config)
     interrupted = stopped_early or done.interrupted
     final = again or trainer
     is_refit = again is not None and learnt == "valid"
@@ -112,7 +112,7 @@ def finish(
         if task.private:
             groups_of_many(figures)
         if seeds > 1 and trainer.spectral is not None:
-            bar.on_choices(("seeds: the closed form is the same with every seed",), config)
+            teller.on_choices(("seeds: the closed form is the same with every seed",), config)
         elif seeds > 1 and not interrupted:
             figures["seeds"] = spread_over_seeds(
                 figures["model"], seeds, task, config, trainer.added, untrained, bar, refit=is_refit
@@ -131,7 +131,7 @@ def finish(
         _phases(teller, view)("index")
         contents, choices = indexed(contents, objective.scorer(), dataset)
         if choices:
-            bar.on_choices(choices, contents.config)
+            teller.on_choices(choices, contents.config)
         teller.on_figures(figures, interrupted)
         if view is not None:
             contents = of_view(contents, view)

@@ -1,17 +1,18 @@
 """How much of what was learnt is added to popularity where the test is a later period."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
+import torch
 
 from twotower.arrays import Bools, Floats
-from twotower.towers.popularity import PopularityPrior
+from twotower.data.dataset import Cases, Dataset
+from twotower.evaluation.ranking import evaluate_on
+from twotower.evaluation.scorers import ModelScorer
+from twotower.histories import Histories
 
 SHARES = (0.0, 0.25, 0.5, 1.0)
-"""What is tried, the least first: of equal ones it is chosen. By 0 popularity alone answers."""
-GROUPS = ("without events", "with events")
+"""What is tried, the least first: of equal ones it is chosen. 0 adds nothing to popularity."""
 
 
 @dataclass(frozen=True)
@@ -29,65 +30,108 @@ class BestShares:
     said: tuple[str, ...]
 
 
-class ShareSearch:
-    """Searches the best shares for a model as it is.
+def best_shares(
+    scorer: ModelScorer,
+    dataset: Dataset,
+    cases: Cases,
+    metric: str,
+    candidates: Histories | None = None,
+) -> BestShares:
+    """Return the shares of what was learnt that validation finds best, for a model with a prior.
 
     Args:
-        prior: Of the model; it has the same shares after a search as before.
-        is_known: ``(n,)`` whether each validation case has events that the model reads; at least one case.
-        weights: ``(n,)`` of the cases in a mean, or None.
-        name: Of the metric.
-        measure: Returns the metric of each case, ``(n,)``.
+        scorer: Of the model, which stays as it is.
+        dataset: Of the cases.
+        cases: Of validation, at least one.
+        metric: That decides, such as ``ndcg@10``.
+        candidates: As ``evaluate`` takes them.
     """
+    model = scorer.encoding.model
+    assert model.popularity is not None
+    before = model.popularity.shares.tolist()
+    model.popularity.share(1.0, 1.0)
+    try:
+        vectors = scorer.query_vectors(cases)
+    finally:
+        model.popularity.share(*before)
+    name, k = metric.split("@")
+    values = []
+    for share in SHARES:
+        shared = _InOrder(model.shared(vectors, share), scorer.item_vectors)
+        found = evaluate_on(
+            dataset, shared, cases, (int(k),), candidates=candidates, metrics=(name,)
+        )
+        values.append(found.values[metric])
+    is_known = (cases.histories.lengths > 0) & model.reads_history
+    return chosen_of(
+        np.stack(values), is_known, cases.weights, metric, reads_history=model.reads_history
+    )
 
-    def __init__(
-        self,
-        prior: PopularityPrior,
-        is_known: Bools,
-        weights: Floats | None,
-        name: str,
-        measure: Callable[[], Floats],
-    ) -> None:
-        self.prior = prior
-        self.is_known = is_known
-        self.weights = np.ones(len(is_known)) if weights is None else weights
-        self.name = name
-        self.measure = measure
 
-    def best(self) -> BestShares:
-        """Return the best share for each group; a group without a case has that of the other."""
-        values = np.stack([self._popular, *(self._values(share) for share in SHARES[1:])])
-        chosen: list[int | None] = [None, None]
-        found, said = np.zeros(len(self.is_known)), []
-        for group, name in enumerate(GROUPS):
-            members = self.is_known == bool(group)
-            if not members.any():
-                continue
-            means = np.average(values[:, members], axis=1, weights=self.weights[members])
-            best = int(np.argmax(means))
-            chosen[group], found[members] = best, values[best, members]
-            said.append(
-                f"queries {name} are answered by popularity and {SHARES[best]:g} times what was learnt: "
-                f"their validation {self.name} is {means[best]:.4f}, {means[0]:.4f} by popularity alone, "
-                f"{means[-1]:.4f} with all that was learnt"
-            )
-        first, second = chosen
-        without = first if first is not None else second
-        having = second if second is not None else first
-        assert without is not None
-        assert having is not None
-        metric = float(np.average(found, weights=self.weights))
-        return BestShares(metric, (SHARES[without], SHARES[having]), tuple(said))
+def chosen_of(
+    values: Floats,
+    is_known: Bools,
+    weights: Floats | None,
+    metric: str,
+    *,
+    reads_history: bool = True,
+) -> BestShares:
+    """Return the best share for each group; a group without a case has that of the other.
 
-    @cached_property
-    def _popular(self) -> Floats:
-        """The metric by popularity alone, which training does not change."""
-        return self._values(0.0)
+    Args:
+        values: ``(len(SHARES), n)`` metric of each case.
+        is_known: ``(n,)`` whether a case has events that the model reads; at least one case.
+        weights: ``(n,)`` of the cases in a mean, or None.
+        metric: Its name.
+        reads_history: Whether the model reads events at all; otherwise all queries are one group.
+    """
+    groups = ("queries without events", "queries with events") if reads_history else ("queries",)
+    if weights is None:
+        weights = np.ones(len(is_known))
+    chosen: dict[int, int] = {}
+    found, said = np.zeros(len(is_known)), []
+    for group, name in enumerate(groups):
+        members = is_known == bool(group)
+        if not members.any():
+            continue
+        of_group = weights[members]
+        # The test may have none of a group that validation has.
+        means = np.average(values[:, members], axis=1, weights=of_group if of_group.any() else None)
+        best = chosen[group] = int(np.argmax(means))
+        found[members] = values[best, members]
+        said.append(_said(name, metric, means, best))
+    other = next(iter(chosen.values()))
+    shares = SHARES[chosen.get(0, other)], SHARES[chosen.get(1, other)]
+    return BestShares(float(np.average(found, weights=weights)), shares, tuple(said))
 
-    def _values(self, share: float) -> Floats:
-        before = self.prior.shares.tolist()
-        self.prior.share(share, share)
-        try:
-            return self.measure()
-        finally:
-            self.prior.share(*before)
+
+def _said(name: str, metric: str, means: Floats, best: int) -> str:
+    none, every = f"{means[0]:.4f}", f"{means[-1]:.4f}"
+    if best == 0:
+        return (
+            f"{name}: nothing of what was learnt is added to popularity; validation {metric} is {none}, "
+            f"{every} with all of it"
+        )
+    if best == len(SHARES) - 1:
+        return (
+            f"{name}: all that was learnt is added to popularity; validation {metric} is {every}, "
+            f"{none} without it"
+        )
+    return (
+        f"{name}: {SHARES[best]:g} of what was learnt is added to popularity; validation {metric} is "
+        f"{means[best]:.4f}, {none} without it and {every} with all of it"
+    )
+
+
+class _InOrder:
+    """Scores by given vectors of queries, for cases that come in their order; satisfies ``Scorer``."""
+
+    def __init__(self, vectors: torch.Tensor, item_vectors: torch.Tensor) -> None:
+        self.vectors = vectors
+        self.item_vectors = item_vectors
+        self.place = 0
+
+    def score(self, cases: Cases) -> torch.Tensor:
+        """Return the scores of the next ``len(cases)`` queries."""
+        start, self.place = self.place, self.place + len(cases)
+        return self.vectors[start : self.place] @ self.item_vectors.T

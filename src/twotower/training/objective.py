@@ -19,7 +19,7 @@ from twotower.data.prefixes import PrefixBatch, PrefixBatches
 from twotower.data.recent_counts import RecentCounts
 from twotower.data.sets import SetBatch, SetBatches
 from twotower.errors import DataError
-from twotower.evaluation.ranking import evaluate_on, mean_of
+from twotower.evaluation.ranking import mean_of
 from twotower.evaluation.sampled_candidates import labelled_candidates
 from twotower.evaluation.scorers import ModelScorer
 from twotower.features.base import FeatureArrays
@@ -36,7 +36,7 @@ from twotower.towers.encoding import Encoding
 from twotower.towers.model import TwoTower
 from twotower.towers.popularity import PopularityPrior
 from twotower.training.by_period import DAY
-from twotower.training.learnt_share import ShareSearch
+from twotower.training.learnt_share import BestShares, best_shares
 from twotower.training.mining import Miner
 from twotower.training.reading import Batch, Reader, Reading, on_device
 from twotower.training.recompute import Recomputed
@@ -219,8 +219,9 @@ class Objective:
 
         Beside a prior by popularity it is that of the best shares of what was learnt (``settle``).
         """
-        if self._shares is not None:
-            return self._shares.best().metric
+        best = self._best_shares()
+        if best is not None:
+            return best.metric
         metric = self.config.training.metric
         return mean_of(metric, self.dataset, self.scorer(), self.valid, self.candidates)
 
@@ -258,33 +259,18 @@ class Objective:
 
     def settle(self) -> None:
         """Choose how much of what was learnt is added to a prior by popularity."""
-        if self._shares is not None:
-            best = self._shares.best()
-            self._shares.prior.share(*best.shares)
+        best = self._best_shares()
+        if best is not None:
+            assert self.model.popularity is not None
+            self.model.popularity.share(*best.shares)
             self.said = best.said
 
-    @cached_property
-    def _shares(self) -> ShareSearch | None:
-        """Chooses shares of what was learnt; None without a prior by popularity or without validation."""
-        prior, valid = self.model.popularity, self.valid
-        if prior is None or not len(valid):
+    def _best_shares(self) -> BestShares | None:
+        """Return the best shares; None without a prior by popularity or without validation."""
+        if self.model.popularity is None or not len(self.valid):
             return None
-        is_known = (valid.histories.lengths > 0) & self.model.reads_history
         metric = self.config.training.metric
-        return ShareSearch(prior, is_known, valid.weights, metric, self._values)
-
-    def _values(self) -> Floats:
-        """Return the metric that decides for each validation case, as the model is now."""
-        name, k = self.config.training.metric.split("@")
-        found = evaluate_on(
-            self.dataset,
-            self.scorer(),
-            self.valid,
-            (int(k),),
-            candidates=self.candidates,
-            metrics=(name,),
-        )
-        return found.values[self.config.training.metric]
+        return best_shares(self.scorer(), self.dataset, self.valid, metric, self.candidates)
 
     def _batches_of(self, train: Interactions) -> Batches:
         config = self.config

@@ -132,6 +132,8 @@ def spread_over_seeds(
         done = trainer.fit(watcher=bar)
         if not done.interrupted and not add_again(trainer, added):
             done.interrupt()
+        if added is not None and not done.interrupted:
+            trainer.settle()
         if refit and not done.interrupted:
             trainer = refitted(trainer, done, task, "valid", towers=towers, watcher=bar) or trainer
         if done.interrupted:
