@@ -321,13 +321,19 @@ class TestBundle:
 
     def test_a_session_goes_on_from_it(self, path: Path) -> None:
         retriever = Retriever.open(path)
-        prior = retriever.encoding.model.popularity
-        assert prior is not None
-        prior.share(0.25, 0.5)
         session = retriever.session()
         assert session.recommend(5).item_ids == retriever.recommend(history=[], k=5).item_ids
+        prior = retriever.encoding.model.popularity
+        assert prior is not None
+        prior.share(0.0, 1.0)
+        session = retriever.session()
         session.add(3)
-        assert session.recommend(5).item_ids == retriever.recommend(history=[3], k=5).item_ids
+        found, expected = session.recommend(5), retriever.recommend(history=[3], k=5)
+        assert found.item_ids == expected.item_ids
+        assert found.scores == pytest.approx(expected.scores, rel=1e-5)
+        prior.share(0.0, 0.0)
+        other = retriever.recommend(history=[3], k=5)
+        assert other.scores != pytest.approx(expected.scores, rel=1e-5)
 
 
 def test_a_second_training_adds_as_much_to_popularity_as_the_first(

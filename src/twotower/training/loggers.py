@@ -183,9 +183,9 @@ class MLflowLogger(_Logger):
 
     The metrics are the scalars of ``TensorBoardLogger``, where ``ndcg@10`` is ``ndcg_at_10``, as MLflow
     refuses ``@``; one that is NaN or infinite is left out. The settings become parameters, such as
-    ``towers.dim``; data, choices, verdict and the whole configuration become tags of at most 5,000
-    characters. A run that broke off is FAILED; one that was interrupted and kept its best weights is
-    KILLED.
+    ``loss.kind``; those that validation decides after the training follow with the figures. Data, choices,
+    verdict and the whole configuration become tags of at most 5,000 characters. A run that broke off is
+    FAILED; one that was interrupted and kept its best weights is KILLED.
 
     Args:
         experiment: Its name, made where there is none; None is MLflow's default experiment.
