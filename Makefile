@@ -49,7 +49,7 @@ demo: $(BASE) ## Train on MovieLens-100K into demo/model, compare, recommend (ab
 
 test: $(READY) ## Run the tests and the examples in docstrings; at least 92 % of the lines
 	$(BIN)/python -m slipcover --json --out .coverage.json \
-	  -m pytest $(PARALLEL) --doctest-modules tests src
+	  -m pytest $(PARALLEL) --durations 15 --doctest-modules tests src
 	$(BIN)/python -m slipcover --merge .coverage.json --out .coverage.json --skip-covered --fail-under 92
 
 lint: $(READY) ## Check the formatting, ruff, mypy --strict and the direction of imports
