@@ -19,7 +19,7 @@ from twotower.data.sources.movielens import MovieLensTables
 from twotower.data.sources.synthetic import SyntheticTables, World, WorldConfig
 
 SHOWN = 10  # titles in each column
-WORLD = WorldConfig(num_items=300, num_clusters=15, num_queries=300, events_per_query=20)
+WORLD = WorldConfig(num_items=200, num_clusters=10, num_queries=120, events_per_query=20)
 
 
 def main() -> int:
