@@ -262,6 +262,23 @@ class TestQueriesWithoutEvents:
         prior.share(*chosen)
 
 
+class Recorder(Callback):
+    """Keeps what is told of choices."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def on_choices(self, choices: tuple[str, ...], config: Config) -> None:  # noqa: ARG002
+        self.said += choices
+
+
+def test_whoever_follows_a_training_is_told_the_shares() -> None:
+    recorder = Recorder()
+    train(drifting(), config=PERIOD, baselines=[], loggers=[recorder], progress=None)
+    told = [said.partition(":")[0] for said in recorder.said if "was learnt" in said]
+    assert told == ["queries without events", "queries with events"]
+
+
 class TestBundle:
     @pytest.fixture(scope="class")
     @staticmethod
