@@ -18,6 +18,7 @@ from twotower.features.schema import infer_features
 from twotower.features.transforms import Sides, SideTransforms
 from twotower.serving.bundle import Contents
 from twotower.training.bundle_contents import contents_of
+from twotower.training.callbacks import Callback
 from twotower.training.choices import resolve
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
@@ -29,6 +30,16 @@ BASE: Settings = {
     # In float32, whatever the machine is quickest in.
     "training": {"epochs": 1, "batch_size": 64, "learning_rate": 0.01, "precision": "float32"},
 }
+
+
+class Said(Callback):
+    """Records what a training says about its choices."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def on_choices(self, choices: tuple[str, ...], config: Config) -> None:  # noqa: ARG002
+        self.said += choices
 
 
 def merged(*settings: Settings) -> Settings:

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 import torch
 
-from trainers import Settings, merged
+from trainers import Said, Settings, merged
 from twotower.arrays import Floats
 from twotower.baselines.spectral import choose_spectral
 from twotower.config import Config
@@ -262,18 +262,8 @@ class TestQueriesWithoutEvents:
         prior.share(*chosen)
 
 
-class Recorder(Callback):
-    """Keeps what is told of choices."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def on_choices(self, choices: tuple[str, ...], config: Config) -> None:  # noqa: ARG002
-        self.said += choices
-
-
 def test_whoever_follows_a_training_is_told_the_shares() -> None:
-    recorder = Recorder()
+    recorder = Said()
     train(drifting(), config=PERIOD, baselines=[], loggers=[recorder], progress=None)
     told = [said.partition(":")[0] for said in recorder.said if "was learnt" in said]
     assert told == ["queries without events", "queries with events"]

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 import torch
 
+from trainers import Said
 from twotower import Trained, train, tune
 from twotower.baselines.spectral import Spectral
 from twotower.config import Config, TowersConfig
@@ -19,7 +20,6 @@ from twotower.errors import ConfigError
 from twotower.histories import Histories
 from twotower.report.html_report import write_report
 from twotower.towers.build import least_weights
-from twotower.training.callbacks import Callback
 from twotower.training.choices import resolve
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
@@ -208,16 +208,6 @@ def test_a_stated_width_is_that_of_the_closed_form() -> None:
         assert trainer.spectral["width"] == config.towers.dim
         assert (config.towers.dim == 24) == (dim is not None)
         assert any("towers.dim" in choice for choice in said) == (dim is None)
-
-
-class Said(Callback):
-    """Records the choices."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def on_choices(self, choices: tuple[str, ...], config: Config) -> None:  # noqa: ARG002
-        self.said += choices
 
 
 def test_other_seeds_and_events_are_told_as_what_they_are() -> None:

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 import torch
 
+from trainers import Said
 from twotower import Retriever, exports, train, tune
 from twotower.baselines import history_matrices
 from twotower.baselines.spectral import Spectral
@@ -50,16 +51,6 @@ def settings(history: str = "pooled", **towers: Any) -> dict[str, Any]:
 def trainer_of(config: dict[str, Any]) -> Trainer:
     task = Task.of(walks(), config=Config.from_dict(config))
     return Trainer(task.dataset, task.sides, resolve(task.config, task.dataset)[0])
-
-
-class Said(Callback):
-    """Records the choices."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def on_choices(self, choices: tuple[str, ...], config: Config) -> None:  # noqa: ARG002
-        self.said += choices
 
 
 def unit_length(vectors: np.ndarray[Any, Any], is_trained: np.ndarray[Any, Any]) -> torch.Tensor:

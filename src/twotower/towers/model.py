@@ -334,8 +334,8 @@ class TwoTower(nn.Module):
         vectors = self.query_tower(features)
         return self._asking(vectors, vectors.new_ones(len(vectors), dtype=torch.bool))
 
-    def shared(self, query_vectors: Tensor, share: float) -> Tensor:
-        """Return query vectors with another share of what was learnt beside a prior by popularity.
+    def with_share(self, query_vectors: Tensor, share: float) -> Tensor:
+        """Return the query vectors that another share beside the prior by popularity gives: ``(n, dim)``.
 
         Args:
             query_vectors: ``(n, dim)`` of ``encode_queries`` with a share of 1.
@@ -343,7 +343,7 @@ class TwoTower(nn.Module):
         """
         assert self.popularity is not None
         own, others = self._split(query_vectors)
-        own = self.popularity.shared(own, share)
+        own = self.popularity.with_share(own, share)
         return own if others is None else torch.cat([own, others], dim=1)
 
     def event_inputs(self, item_inputs: Tensor, features: Features | None) -> Tensor:

@@ -62,10 +62,10 @@ class PopularityPrior(nn.Module):
         """
         full = torch.cat([vectors[:, :-1], SCALE * (1 + vectors[:, -1:])], dim=1)
         share = torch.where(has_events, self.shares[1], self.shares[0])
-        return self.shared(full, share[:, None])
+        return self.with_share(full, share[:, None])
 
     @staticmethod
-    def shared(vectors: Tensor, share: Tensor | float) -> Tensor:
+    def with_share(vectors: Tensor, share: Tensor | float) -> Tensor:
         """Return ``of_queries`` with another share, given that with a share of 1: ``(n, dim)``."""
         last = SCALE + share * (vectors[:, -1:] - SCALE)
         return torch.cat([share * vectors[:, :-1], last], dim=1)

@@ -57,7 +57,7 @@ def best_shares(
     name, k = metric.split("@")
     values = []
     for share in SHARES:
-        shared = _InOrder(model.shared(vectors, share), scorer.item_vectors)
+        shared = _InOrder(model.with_share(vectors, share), scorer.item_vectors)
         found = evaluate_on(
             dataset, shared, cases, (int(k),), candidates=candidates, metrics=(name,)
         )
