@@ -17,6 +17,7 @@ from twotower.data.dataset import Dataset, Part
 from twotower.errors import ConfigError
 from twotower.evaluation.evaluate_bundle import dataset_of, scorer_of
 from twotower.evaluation.ranking import evaluate_on
+from twotower.report.html_report import write_report
 from twotower.serving.retriever import Retriever
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
@@ -284,6 +285,15 @@ class TestBundle:
         found = evaluate_on(dataset, scorer_of(retriever), dataset.cases(Part.TEST), (10,)).mean()
         figure = retriever.contents.metrics["model"]["ndcg@10"]
         assert found["ndcg@10"] == pytest.approx(figure, abs=1e-6)
+
+    def test_the_report_says_the_shares(self, path: Path, tmp_path: Path) -> None:
+        shares = Retriever.open(path).contents.weights["popularity.shares"].tolist()
+        write_report(path, tmp_path / "r.html")
+        page = (tmp_path / "r.html").read_text(encoding="utf-8")
+        words = (
+            "Validation chose the share: {1:g} for queries with events, {0:g} for queries without"
+        )
+        assert words.format(*shares) in page
 
     def test_a_query_of_which_nothing_is_known_is_answered_by_the_prior(self, path: Path) -> None:
         retriever = Retriever.open(path)

@@ -95,6 +95,7 @@ def write_report(
             among_labels=among_labels,
             solver=contents.config.training.solver,
         ),
+        learnt_shares=training.learnt_shares(contents, say),
         decided=training.decided(contents.log, say),
         decided_lead=say("decided", metric=metric_name(say, contents.config.training.metric)),
         exposure=methods.exposure_charts(reading, say),

@@ -10,6 +10,7 @@ from twotower.report.figures_reader import number, whole
 from twotower.report.sections.methods import HALF, Chart
 from twotower.report.svg import svg_of
 from twotower.report.wording import Say, metric_name
+from twotower.serving.bundle import Contents
 from twotower.serving.manifest import MANIFEST
 from twotower.serving.retriever import Retriever
 
@@ -37,6 +38,15 @@ def summary(
     lead = "training_start" if best == 0 else "training_lead"
     found = say(lead, epochs=len(epochs), seconds=took, best=best)
     return found + (say("validated_among_labels") if among_labels else "")
+
+
+def learnt_shares(contents: Contents, say: Say) -> str:
+    """Return how much of what was learnt is added to popularity; empty without a prior by popularity."""
+    shares = contents.weights.get("popularity.shares")
+    if shares is None:
+        return ""
+    without_events, with_events = (f"{share:g}" for share in shares.tolist())
+    return say("learnt_shares", without_events=without_events, with_events=with_events)
 
 
 def decided(log: str, say: Say) -> list[tuple[str, str]]:
