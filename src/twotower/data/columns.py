@@ -6,7 +6,7 @@ its reason, so that all of them can be shown as one table.
 """
 
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -18,7 +18,7 @@ import polars as pl
 
 from twotower.arrays import Bools, Float32s
 from twotower.caller import argument, passing
-from twotower.data.refusal import refuse_first
+from twotower.data.refusal import refuse_first, row_number
 from twotower.data.times import times_in_seconds
 from twotower.errors import DataError, nearest
 from twotower.vocab import as_keys
@@ -208,34 +208,46 @@ def label_kind(series: pl.Series) -> LabelKind:
     return "label" if len(values) and ((values == 0) | (values == 1)).all() else "rating"
 
 
-def checked_labels(series: pl.Series) -> Float32s:
+def checked_labels(series: pl.Series, *, where: Bools | None = None) -> Float32s:
     """Return 0/1 labels: ``(n,)`` float32.
+
+    Args:
+        series: ``(n,)``.
+        where: ``(n,)`` bool, the rows that must hold one; None checks all.
 
     Raises:
         DataError: A value is null, NaN, infinite, or neither 0 nor 1.
     """
     rule, remedy = "hold only 0 and 1", "correct or remove that row"
-    return _checked(series, "label", rule, remedy, lambda values: (values == 0) | (values == 1))
+    return _checked(series, where, "label", rule, remedy, _is_label)
 
 
-def checked_ratings(series: pl.Series) -> Float32s:
+def checked_ratings(series: pl.Series, *, where: Bools | None = None) -> Float32s:
     """Return ratings: ``(n,)`` float32, finite.
+
+    Args:
+        series: ``(n,)``.
+        where: ``(n,)`` bool, the rows that must hold one; None checks all.
 
     Raises:
         DataError: A value is null, NaN, infinite or no number.
     """
-    return _checked(series, "rating", "hold a finite number", "correct or remove that row")
+    return _checked(series, where, "rating", "hold a finite number", "correct or remove that row")
 
 
-def checked_weights(series: pl.Series) -> Float32s:
+def checked_weights(series: pl.Series, *, where: Bools | None = None) -> Float32s:
     """Return weights: ``(n,)`` float32, finite and above 0.
+
+    Args:
+        series: ``(n,)``.
+        where: ``(n,)`` bool, the rows that must hold one; None checks all.
 
     Raises:
         DataError: A value is null, NaN, infinite, no number, zero or negative.
     """
     remedy = f"correct or remove that row, or pass another {passing(weight_column='NAME')}"
     rule = "hold a finite number above 0"
-    return _checked(series, "weight", rule, remedy, lambda values: values > 0)
+    return _checked(series, where, "weight", rule, remedy, lambda values: values > 0)
 
 
 def checked_ids(series: pl.Series, *, role: Role, drop_null: bool) -> tuple[pl.Series, Bools]:
@@ -269,24 +281,32 @@ def checked_ids(series: pl.Series, *, role: Role, drop_null: bool) -> tuple[pl.S
         count = int(missing.sum())
         raise DataError(
             f"{what} must hold an id in every row, got {count} null or empty "
-            f"id{'s' if count > 1 else ''}, the first in data row {int(missing.argmax()) + 1}; "
+            f"id{'s' if count > 1 else ''}, the first in data row {row_number(int(missing.argmax()))}; "
             f"pass {passing(drop_null_ids=True)} to leave such rows out."
         )
     return ids, ~missing
 
 
+def _is_label(values: Float32s) -> Bools:
+    is_label: Bools = (values == 0) | (values == 1)
+    return is_label
+
+
 def _checked(
     series: pl.Series,
+    where: Bools | None,
     name: str,
     rule: str,
     remedy: str,
     allows: Callable[[Float32s], Bools] = np.isfinite,
 ) -> Float32s:
-    """Return a column as finite numbers, all of them allowed: ``(n,)`` float32."""
+    """Return a column as finite numbers, allowed in all rows of ``where``: ``(n,)`` float32."""
     values = np.full(len(series), np.nan, np.float32)
     if series.dtype in (pl.String, pl.Boolean) or series.dtype.is_numeric():
         values = series.cast(pl.Float32, strict=False).fill_null(np.nan).to_numpy()
     is_bad = ~(np.isfinite(values) & allows(values))
+    if where is not None:
+        is_bad &= where
     refuse_first(series, is_bad, f"the {name} column {series.name!r}", rule, remedy)
     return values
 
@@ -350,27 +370,57 @@ def targets_among(kinds: pl.Series, wanted: Sequence[str], *, every: bool = True
     """Return which events are of a kind that is asked for: ``(E,)``.
 
     Args:
-        kinds: Of the events.
+        kinds: Of the events, none missing.
         wanted: What is asked for.
         every: Whether each of these kinds must be there, or at least one of them.
 
     Raises:
         DataError: A kind is missing, or there are events without a kind.
     """
-    texts = kinds.cast(pl.String)
-    if texts.null_count():
+    check_kinds(kinds)
+    there = kinds.cast(pl.String).unique().to_list()
+    check_wanted(there, wanted, kinds.name, every=every)
+    return are_among(kinds, wanted)
+
+
+def check_kinds(kinds: pl.Series) -> None:
+    """Refuse events without a kind.
+
+    Raises:
+        DataError: There are some.
+    """
+    if kinds.null_count():
         raise DataError(
             f"the event column {kinds.name!r} must name the kind of each event, got "
-            f"{texts.null_count():,} rows without; leave them out."
+            f"{kinds.null_count():,} rows without; leave them out."
         )
-    there = texts.unique().sort().to_list()
+
+
+def check_wanted(
+    there: Collection[str], wanted: Sequence[str], column: str, *, every: bool = True
+) -> None:
+    """Refuse a table that lacks a kind of event that is asked for.
+
+    Args:
+        there: The kinds that the table has.
+        wanted: The kinds that are asked for.
+        column: Name of their column.
+        every: Whether each of these must be there, or at least one of them.
+
+    Raises:
+        DataError: One is not there, or none.
+    """
     missing = [kind for kind in wanted if kind not in there]
     if missing and (every or len(missing) == len(wanted)):
         raise DataError(
-            f"data.target_events must be kinds of the column {kinds.name!r}, got {missing[0]!r}; it "
-            f"holds {', '.join(map(repr, there[:10]))}."
+            f"data.target_events must be kinds of the column {column!r}, got {missing[0]!r}; it "
+            f"holds {', '.join(map(repr, sorted(there)[:10]))}."
         )
-    return texts.is_in(list(wanted)).to_numpy()
+
+
+def are_among(kinds: pl.Series, wanted: Sequence[str]) -> Bools:
+    """Return which events are of one of the kinds that are asked for: ``(E,)``; a null is of none."""
+    return kinds.cast(pl.String).is_in(list(wanted)).fill_null(value=False).to_numpy()
 
 
 def _found(frame: pl.DataFrame, role: Role, taken: set[str], what: str) -> Decision:

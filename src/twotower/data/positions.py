@@ -165,8 +165,12 @@ _TOLD = 5
 _LAST = np.iinfo(np.int32).max
 
 
-def checked_positions(series: pl.Series) -> Rows:
+def checked_positions(series: pl.Series, *, where: Bools | None = None) -> Rows:
     """Return positions: ``(n,)`` int32 from 1; what no int32 can hold is its greatest.
+
+    Args:
+        series: ``(n,)``.
+        where: ``(n,)`` bool, the rows that must hold one; the others become 0. None checks all.
 
     Raises:
         DataError: A value is null, no number, no whole number or below 1; the first such row is named.
@@ -178,12 +182,14 @@ def checked_positions(series: pl.Series) -> Rows:
     is_whole &= np.floor(values, where=is_whole, out=np.zeros(len(values))) == values
     refuse_first(
         series,
-        ~is_whole,
+        ~is_whole if where is None else ~is_whole & where,
         f"the position column {series.name!r}",
         "hold a whole number from 1",
         "count positions from 1 and leave out rows without one, or pass another "
         f"{passing(position_column='NAME')}",
     )
+    if where is not None:
+        values = np.where(where, values, 0)
     positions: Rows = np.minimum(values, _LAST).astype(np.int32)
     return positions
 

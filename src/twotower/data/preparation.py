@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from twotower.arrays import Bools, Float32s
@@ -12,12 +11,12 @@ from twotower.caller import argument, passing
 from twotower.config import DataConfig, FeaturesConfig
 from twotower.data import columns
 from twotower.data.columns import Role
-from twotower.data.dataset import Column, Dataset, EntityTable, Part, sorted_events
+from twotower.data.dataset import Dataset, EntityTable, Part, sorted_events
+from twotower.data.event_reader import EventReader, check_rows
 from twotower.data.impressions import impressions_of
-from twotower.data.positions import checked_positions, unstated_position
+from twotower.data.positions import unstated_position
 from twotower.data.split_files import parts_of, read_events
 from twotower.data.tables import Table, read_table
-from twotower.data.times import times_in_seconds
 from twotower.data.unused import unstated_kinds, unused_columns
 from twotower.errors import ConfigError, DataError
 from twotower.features.schema import Side, read_table_forms
@@ -73,90 +72,47 @@ def prepare(
     """
     config = config or DataConfig()
     frame, given = read_events(interactions, may_lack=config.position_column)
-    given_columns = {role: getattr(config, f"{role}_column") for role in Role}
-    stated = {role: column for role, column in given_columns.items() if column is not None}
-    roles = columns.find_roles(frame, given=stated)
-    kinds = features or FeaturesConfig()
+    reader = EventReader.of(frame, config)
+    roles, kinds = reader.roles, features or FeaturesConfig()
     unused = unused_columns(frame, roles, read=kinds.event)
     notes = unstated_kinds(frame, unused)
-
-    drop = config.drop_null_ids
-    query_ids, query_kept = columns.checked_ids(frame[roles.query], role=Role.QUERY, drop_null=drop)
-    item_ids, item_kept = columns.checked_ids(frame[roles.item], role=Role.ITEM, drop_null=drop)
-    kept = query_kept & item_kept
-    if not kept.any():
-        raise DataError(
-            f"interactions must hold rows with both ids, got {len(kept)} rows that all lack one; "
-            f"pass other columns as {argument('query_column')} and {argument('item_column')}."
-        )
-    if not kept.all():
-        notes.append(f"Left out {int((~kept).sum())} of {len(kept)} rows without an id.")
-        mask = pl.Series(kept)
-        frame = frame.filter(mask)
-        query_ids, item_ids = query_ids.filter(mask), item_ids.filter(mask)
-        given = None if given is None else given.take(kept)
-
-    times = None
-    if roles.time is not None:
-        times = times_in_seconds(frame[roles.time], what=f"time column {roles.time!r}")
-    is_target = None
-    is_asked = np.ones(len(frame), np.bool_)
+    is_learnt = None if given is None else given.parts == Part.TRAIN
+    block = reader.read(frame, is_learnt=is_learnt)
+    check_rows(len(block.frame), len(frame))
     if roles.event is not None:
-        is_asked = is_target = columns.targets_among(frame[roles.event], config.target_events)
-    # What is not asked for needs no label, no weight and no position, and what is not learnt no position.
-    asked = frame if is_asked.all() else frame.filter(pl.Series(is_asked))
-    labels = None
-    if roles.label is not None:
-        labels = _labels(asked[roles.label], roles.label_kind, config, notes)
-        labels = None if (labels > 0).all() else _for_all(labels, is_asked, 1)
-    elif config.positive_threshold is not None:
-        raise ConfigError(
-            "data.positive_threshold must go with a rating column, got "
-            f"{config.positive_threshold} and none; pass {passing(label_column='NAME')}."
-        )
-    weights = None
-    if roles.weight is not None:
-        found = columns.checked_weights(asked[roles.weight])
-        weights = _for_all(_scaled(found, roles.weight, config, notes), is_asked, 1)
-    positions = None
-    if roles.position is not None:
-        is_shown = is_asked if given is None else is_asked & (given.parts == Part.TRAIN)
-        known = checked_positions(frame[roles.position].filter(pl.Series(is_shown)))
-        positions = _for_all(known, is_shown, 0)
-    else:
+        reader.check_targets(block.frame[roles.event].cast(pl.String).unique().to_list())
+    if len(block.frame) < len(frame):
+        left_out = len(frame) - len(block.frame)
+        notes.append(f"Left out {left_out} of {len(frame)} rows without an id.")
+        given = None if given is None else given.take(block.is_kept)
+    frame = block.frame
+    labels, weights = settled(reader, block.labels, block.weights, block.is_target, notes)
+    if roles.position is None:
         notes += unstated_position(frame, roles)
-    if labels is not None and not (labels > 0).any():
-        raise DataError(
-            f"the label column {roles.label!r} must hold a positive, got none in {len(labels)} rows; "
-            f"lower data.positive_threshold or pass another {argument('label_column')}."
-        )
 
-    query_table = _entities(queries, query_ids, roles.query, Role.QUERY, config, kinds.query, notes)
-    item_table = _entities(items, item_ids, roles.item, Role.ITEM, config, kinds.item, notes)
-    if len(item_table) < 2:
-        raise DataError(
-            f"the catalogue must hold at least 2 items, got {len(item_table)}; "
-            "with one item there is nothing to rank."
-        )
-    has_sessions = given is not None and bool(given.is_session.any())
-    ordered, by_time = _order(config, has_times=times is not None, has_sessions=has_sessions)
-    query_rows = query_table.ids.rows_of(query_ids)
-    item_rows = item_table.ids.rows_of(item_ids)
+    query_table = entities(queries, block.query_ids, roles.query, Role.QUERY, config, kinds, notes)
+    item_table = entities(items, block.item_ids, roles.item, Role.ITEM, config, kinds, notes)
+    check_catalogue(item_table)
+    item_rows = item_table.ids.rows_of(block.item_ids)
     impressions = None
     if roles.impressions is not None:
         shown = frame[roles.impressions]
         impressions = impressions_of(shown, item_rows, item_table.ids, notes)
+    has_sessions = given is not None and bool(given.is_session.any())
+    ordered, by_time = order_of(
+        config, has_times=block.times is not None, has_sessions=has_sessions
+    )
     events, order = sorted_events(
-        query_rows,
+        query_table.ids.rows_of(block.query_ids),
         query_table.ids.num_rows,
-        by_time=by_time and times is not None,
+        by_time=by_time and block.times is not None,
         item_rows=item_rows,
-        times=times,
+        times=block.times,
         labels=labels,
         weights=weights,
-        positions=positions,
+        positions=block.positions,
         impressions=impressions,
-        is_target=is_target,
+        is_target=block.is_target,
     )
     with_ids = (roles.query, roles.item, roles.impressions)
     event_columns = frame.drop([column for column in with_ids if column is not None])[order]
@@ -195,41 +151,65 @@ def catalogue_of(
     ids, kept = columns.checked_ids(frame[own], role=Role.ITEM, drop_null=config.drop_null_ids)
     notes: list[str] = []
     ids = ids.filter(pl.Series(kept))
-    return _entities(frame, ids, own, Role.ITEM, config, features.item, notes), tuple(notes)
+    return entities(frame, ids, own, Role.ITEM, config, features, notes), tuple(notes)
 
 
-def _labels(
-    ratings: pl.Series, kind: columns.LabelKind | None, config: DataConfig, notes: list[str]
-) -> Float32s:
-    """Return the label of each event: 1 where it is a positive."""
-    threshold = config.positive_threshold
-    if threshold is not None:
-        labels = (columns.checked_ratings(ratings) >= threshold).astype(np.float32)
-        share = float(labels.mean())
-        notes.append(
-            f"{ratings.name} of {threshold:g} or more is a positive: {share:.1%} of the events."
-        )
-        return labels
-    if kind == "rating":
-        notes.append(f"Every event is a positive, whatever its {ratings.name}.")
-        return np.ones_like(columns.checked_ratings(ratings))
-    return columns.checked_labels(ratings)
+def settled(
+    reader: EventReader,
+    labels: Float32s | None,
+    weights: Float32s | None,
+    is_target: Bools | None,
+    notes: list[str],
+) -> tuple[Float32s | None, Float32s | None]:
+    """Return the labels and weights of all events, once all are known.
+
+    Args:
+        reader: That read them.
+        labels: ``(E,)``, or None.
+        weights: ``(E,)`` as the table has them, or None.
+        is_target: ``(E,)``, or None where all are.
+        notes: Gets what was decided.
+
+    Returns:
+        ``(E,)`` labels, or None where all are positives; ``(E,)`` weights on their scale, or None.
+
+    Raises:
+        DataError: No event is a positive.
+    """
+    config, roles = reader.config, reader.roles
+    asked: Bools | slice = slice(None) if is_target is None else is_target
+    if labels is not None:
+        threshold, among = config.positive_threshold, labels[asked]
+        if threshold is not None:
+            notes.append(
+                f"{roles.label} of {threshold:g} or more is a positive: {float(among.mean()):.1%} of the "
+                "events."
+            )
+        elif roles.label_kind == "rating":
+            notes.append(f"Every event is a positive, whatever its {roles.label}.")
+        if not (among > 0).any():
+            raise DataError(
+                f"the label column {roles.label!r} must hold a positive, got none in {len(among)} rows; "
+                f"lower data.positive_threshold or pass another {argument('label_column')}."
+            )
+        labels = None if (among > 0).all() else labels
+    if weights is not None and roles.weight is not None:
+        scaled = _scaled(weights[asked], roles.weight, config, notes)
+        if is_target is None:
+            weights = scaled
+        else:
+            weights = weights.copy()
+            weights[asked] = scaled
+    return labels, weights
 
 
-def _for_all(values: npt.NDArray[Column], is_asked: Bools, otherwise: int) -> npt.NDArray[Column]:
-    """Return values of the events that are asked for with ``otherwise`` for all others."""
-    result = np.full(len(is_asked), otherwise, values.dtype)
-    result[is_asked] = values
-    return result
-
-
-def _entities(
+def entities(
     table: Table | None,
     ids: pl.Series,
     column: str,
     role: Role,
     config: DataConfig,
-    kinds: Mapping[str, str],
+    features: FeaturesConfig,
     notes: list[str],
 ) -> EntityTable:
     """Return a side's table with its cells read by their forms; ``notes`` gets what could not be read."""
@@ -243,7 +223,7 @@ def _entities(
     stated = stated if stated in frame.columns else None
     key = columns.find_id(frame, role, given=stated, like=column, what=what)
     side: Side = "item" if role == Role.ITEM else "query"
-    told = read_table_forms(frame, side, key, kinds)
+    told = read_table_forms(frame, side, key, getattr(features, side))
     frame = told.frame
     own, kept = columns.checked_ids(frame[key], role=role, drop_null=config.drop_null_ids)
     frame = frame.with_columns(own.rename(key)).filter(pl.Series(kept))
@@ -269,6 +249,19 @@ def _entities(
     all_ids = vocabulary.ids.rename(key).to_frame()
     frame = all_ids.join(frame, on=key, how="left", maintain_order="left")
     return EntityTable(vocabulary, frame, key, told.forms)
+
+
+def check_catalogue(items: EntityTable) -> None:
+    """Refuse a catalogue in which nothing can be ranked.
+
+    Raises:
+        DataError: It has one item.
+    """
+    if len(items) < 2:
+        raise DataError(
+            f"the catalogue must hold at least 2 items, got {len(items)}; "
+            "with one item there is nothing to rank."
+        )
 
 
 def _tell_of_missing_lines(ids: pl.Series, own: pl.Series, what: str, notes: list[str]) -> None:
@@ -306,7 +299,7 @@ def _scaled(weights: Float32s, column: str, config: DataConfig, notes: list[str]
     return np.log1p(weights) if scale == "log" else weights
 
 
-def _order(config: DataConfig, *, has_times: bool, has_sessions: bool) -> tuple[bool, bool]:
+def order_of(config: DataConfig, *, has_times: bool, has_sessions: bool) -> tuple[bool, bool]:
     """Return whether a query's events have an order, and whether time gives it.
 
     Sessions have one always: without times, that of the file.
