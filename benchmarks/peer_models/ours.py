@@ -70,6 +70,7 @@ trained = twotower.train(
     items=table("item", data.item_features),
     queries=table("query", data.query_features),
     config=settings,
+    baselines=[],
     progress=watch,
 )
 answers = trained.retriever.recommend(data.test_queries.tolist(), k=TOP, exclude_seen=True)
