@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from common import measure, report, verdict
-from twotower.data.batches import PairBatch, PairBatches, open_events, save_events
+from twotower.data.batches import PairBatch, PairBatches
 from twotower.data.dataset import Interactions
+from twotower.data.events_on_disk import open_events, save_events
 from twotower.vocab import FIRST_ROW
 
 TARGET = 3e6

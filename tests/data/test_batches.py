@@ -11,14 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twotower.data import batches as batches_module
-from twotower.data.batches import (
-    PairBatch,
-    PairBatches,
-    block_shuffle,
-    open_events,
-    save_events,
-)
+from twotower.data.batches import PairBatch, PairBatches, block_shuffle
 from twotower.data.dataset import Interactions
+from twotower.data.events_on_disk import open_events, save_events
 from twotower.histories import Histories
 
 Row = tuple[int, int, int]  # query row, item row, label

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from twotower.config import DataConfig
+from twotower.data.assembly import Preparation
 from twotower.data.dataset import Dataset, Part
-from twotower.data.preparation import Preparation, prepare
+from twotower.data.preparation import prepare
 from twotower.errors import ConfigError, DataError
 from twotower.vocab import FIRST_ROW
 

@@ -1,3 +1,4 @@
+from twotower.data.assembly import Preparation as Preparation
 from twotower.data.batches import PairBatch as PairBatch
 from twotower.data.batches import PairBatches as PairBatches
 from twotower.data.dataset import Cases as Cases
@@ -7,7 +8,6 @@ from twotower.data.dataset import Interactions as Interactions
 from twotower.data.dataset import Part as Part
 from twotower.data.prefixes import PrefixBatch as PrefixBatch
 from twotower.data.prefixes import PrefixBatches as PrefixBatches
-from twotower.data.preparation import Preparation as Preparation
 from twotower.data.preparation import prepare as prepare
 from twotower.data.splits import split as split
 from twotower.data.tables import read_table as read_table

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -278,28 +277,6 @@ def block_shuffle(
     for chosen in np.array_split(blocks, max(1, -(-len(blocks) // buffer_blocks))):
         piece = (chosen[:, None] * block + np.arange(block)).reshape(-1)
         yield rng.permutation(piece[piece < num])
-
-
-def save_events(events: Interactions, folder: Path) -> None:
-    """Write each column as a file that ``open_events`` maps without reading it."""
-    folder.mkdir(parents=True, exist_ok=False)
-    columns = {**vars(events), "impressions": None}
-    if events.impressions is not None:
-        columns["impressions.offsets"] = events.impressions.offsets
-        columns["impressions.item_rows"] = events.impressions.item_rows
-    for name, column in columns.items():
-        if column is not None:
-            np.save(folder / f"{name}.npy", column)
-
-
-def open_events(folder: Path) -> Interactions:
-    """Return events whose columns stay on disk and are mapped into memory as they are read."""
-    columns = {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
-    offsets = columns.pop("impressions.offsets", None)
-    if offsets is None:
-        return Interactions(**columns)
-    shown = Histories(offsets, columns.pop("impressions.item_rows"))
-    return Interactions(**columns, impressions=shown)
 
 
 def _cut(pieces: Iterator[Ints], size: int) -> Iterator[Ints]:

@@ -1,6 +1,6 @@
 """``Dataset``: interactions as columns, a table per side, and the split that assigns each event."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, TypeVar
@@ -136,6 +136,21 @@ def sorted_events(
     order = np.lexsort((columns["times"], query_rows) if by_time else (query_rows,))
     offsets = np.searchsorted(query_rows[order], np.arange(num_query_rows + 1))
     return _with_columns({"query_rows": query_rows, **columns}, order, offsets), order
+
+
+def query_blocks(offsets: Ints, num_events: int) -> Iterator[tuple[int, int]]:
+    """Yield runs of neighbouring query rows, from the first up to the second, with few events each.
+
+    Args:
+        offsets: ``(Q + 1,)`` as ``Interactions`` has them.
+        num_events: Most events of a run; a query with more is a run by itself.
+    """
+    low, num_rows = 0, len(offsets) - 1
+    while low < num_rows:
+        high = int(np.searchsorted(offsets, offsets[low] + num_events, side="right")) - 1
+        high = min(max(high, low + 1), num_rows)
+        yield low, high
+        low = high
 
 
 def _with_columns(columns: dict[str, Any], places: Ints, offsets: Ints) -> Interactions:
@@ -323,10 +338,13 @@ class Dataset:
     @property
     def has_searches(self) -> bool:
         """Whether queries are searches: ids of several words, no order, and few events each."""
-        positive = self.interactions.where(self.interactions.is_positive)
-        num_queries = len(np.unique(positive.query_rows))
-        is_short = len(positive) < SEARCH_EVENTS * num_queries
-        return not self.ordered and is_short and reads_as_text(self.queries.ids.ids)
+        if self.ordered:
+            return False
+        events = self.interactions
+        before = np.concatenate([[0], np.cumsum(events.is_positive)])[events.offsets]
+        num_queries = int((np.diff(before) > 0).sum())
+        is_short = before[-1] < SEARCH_EVENTS * num_queries
+        return bool(is_short) and reads_as_text(self.queries.ids.ids)
 
     def part(self, *parts: Part) -> Interactions:
         """Return the events of ``parts``, in their order."""

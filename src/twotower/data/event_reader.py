@@ -112,7 +112,7 @@ class EventReader:
         # An event that is no target needs no label, weight or position; what is not learnt, no position.
         labels = weights = positions = None
         if roles.label is not None:
-            labels = np.where(is_asked, self._labels(frame[roles.label], is_asked), np.float32(1))
+            labels = self._labels(frame[roles.label], is_asked)
         if roles.weight is not None:
             found = columns.checked_weights(frame[roles.weight], where=is_asked)
             weights = np.where(is_asked, found, np.float32(1))
@@ -124,15 +124,17 @@ class EventReader:
         )
         return block if is_kept.all() else _kept(block)
 
-    def _labels(self, ratings: pl.Series, where: Bools) -> Float32s:
-        """Return the label of each event: 1 where it is a positive."""
+    def _labels(self, ratings: pl.Series, where: Bools) -> Float32s | None:
+        """Return the label of each event, 1 for a positive; None where all are, whatever their rating."""
         threshold = self.config.positive_threshold
-        if threshold is not None:
+        if threshold is None and self.roles.label_kind == "label":
+            labels = columns.checked_labels(ratings, where=where)
+        else:
             found = columns.checked_ratings(ratings, where=where)
-            return (found >= threshold).astype(np.float32)
-        if self.roles.label_kind == "rating":
-            return np.ones_like(columns.checked_ratings(ratings, where=where))
-        return columns.checked_labels(ratings, where=where)
+            if threshold is None:
+                return None
+            labels = (found >= threshold).astype(np.float32)
+        return np.where(where, labels, np.float32(1))
 
     def check_targets(self, kinds: Collection[str]) -> None:
         """Refuse a table without one of the kinds of event that are to be predicted.

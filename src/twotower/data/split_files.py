@@ -11,8 +11,9 @@ from polars.exceptions import PolarsError
 from twotower.arrays import Bools
 from twotower.data import splits
 from twotower.data.dataset import Interactions, Part
+from twotower.data.input_files import read_files
 from twotower.data.splits import Parts
-from twotower.data.tables import Table, read_table
+from twotower.data.tables import Table
 from twotower.errors import ConfigError, DataError
 from twotower.vocab import Vocabulary
 
@@ -58,12 +59,12 @@ def read_events(
         DataError: The columns differ.
     """
     if not isinstance(source, Mapping):
-        return read_table(source, what="interactions"), None
-    _check_names(source)
+        return read_files(source), None
+    check_names(source)
     frames: list[pl.DataFrame] = []
     names = [name for name in PARTS if name in source]
     for name in names:
-        frame = read_table(source[name], what=name)
+        frame = read_files(source[name], what=name)
         if frames and may_lack in frames[0].columns:
             is_there = may_lack in frame.columns and frame[may_lack].null_count() < len(frame)
             nothing = pl.lit(None, frames[0][may_lack].dtype).alias(may_lack)
@@ -135,7 +136,12 @@ def _check_new(given: SplitFiles, events: Interactions, ids: Vocabulary) -> None
         )
 
 
-def _check_names(source: Mapping[str, Table]) -> None:
+def check_names(source: Mapping[str, object]) -> None:
+    """Refuse a mapping of files that is not one of parts.
+
+    Raises:
+        ConfigError: A part is missing, or there is one of another name.
+    """
     has_test = ("test" in source) + ("test_sessions" in source) == 1
     is_double = "valid" in source and "valid_sessions" in source
     if set(source) - set(PARTS) or "train" not in source or not has_test or is_double:

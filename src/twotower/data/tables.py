@@ -1,7 +1,7 @@
 """Reading a table from wherever the user has it, and saying plainly why one cannot be read.
 
 The content decides how a file is read; ``delimited`` reads the text among them. Errors of polars,
-pandas and pyarrow become a ``DataError`` in one place, ``_reading``.
+pandas and pyarrow become a ``DataError`` in one place, ``reading``.
 """
 
 from collections.abc import Iterator
@@ -71,11 +71,11 @@ def read_table(source: Table, *, what: str = "interactions") -> pl.DataFrame:
                 f"{what} must have a name in UTF-8, got {shown(path)!r}; rename the file."
             )
         subject = f"{what} '{path}'"
-        with _reading(subject, path):
+        with reading(subject, path):
             frame = _read_file(path, subject, what)
     else:
         subject = what
-        with _reading(subject, None):
+        with reading(subject, None):
             if not is_frame(source):
                 raise DataError(
                     f"{subject} must be a path or a frame of polars, pandas or pyarrow, got "
@@ -88,11 +88,11 @@ def read_table(source: Table, *, what: str = "interactions") -> pl.DataFrame:
         raise DataError(f"{subject} must hold a table, got one without columns.")
     if not frame.height:
         raise DataError(f"{subject} must hold rows, got a table without any.")
-    return _plain_types(frame)
+    return plain_types(frame)
 
 
 @contextmanager
-def _reading(subject: str, path: Path | None) -> Iterator[None]:
+def reading(subject: str, path: Path | None) -> Iterator[None]:
     """Turn whatever goes wrong below into one clear ``DataError``."""
     try:
         yield
@@ -275,7 +275,7 @@ def _name_bad_json(body: bytes, subject: str, is_array: bool) -> None:
 # --- types ---
 
 
-def _plain_types(frame: pl.DataFrame) -> pl.DataFrame:
+def plain_types(frame: pl.DataFrame) -> pl.DataFrame:
     """Return ``frame`` with one integer, one string and one decimal type instead of several."""
     changed = []
     for column in frame.get_columns():

@@ -9,10 +9,11 @@ import polars as pl
 
 from twotower.caller import argument
 from twotower.config import Config
+from twotower.data.assembly import Preparation
 from twotower.data.columns import Decision, Role, checked_ids
 from twotower.data.dataset import Dataset, EntityTable
 from twotower.data.drawn_validation import hold_out_validation
-from twotower.data.preparation import Preparation, prepare
+from twotower.data.preparation import prepare
 from twotower.data.splits import split
 from twotower.data.tables import Table, read_table
 from twotower.data.times import times_in_seconds

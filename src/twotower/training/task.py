@@ -12,11 +12,12 @@ from torch import Tensor
 
 from twotower.caller import argument
 from twotower.config import Config
+from twotower.data.assembly import Preparation
 from twotower.data.columns import Decision
 from twotower.data.dataset import Dataset, Part, with_event_rows
 from twotower.data.drawn_validation import hold_out_validation
 from twotower.data.positions import weighed
-from twotower.data.preparation import Preparation, prepare
+from twotower.data.preparation import prepare
 from twotower.data.splits import Learnt, learnt_too, split, with_order_as_asked
 from twotower.data.tables import Table
 from twotower.data.views import split_views
@@ -124,6 +125,7 @@ class Task:
         config = private_settings(config) if private else config
         view = View(interactions, items)
         preparation = _prepared(view, queries, config, name or name_of(interactions))
+        config = replace(config, data=preparation.config)
         divide = hold_out_validation if preparation.is_split else split
         dataset = divide(preparation.dataset, config.split)
         return _fitted_task(dataset, {dataset.name: preparation}, config, private=private)

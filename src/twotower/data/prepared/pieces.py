@@ -1,0 +1,248 @@
+"""Sorted events on disk: pieces of a table, each with its own ids, and their merge into one.
+
+The sort is external: each piece is sorted in memory, and the merge goes through the queries in order, a few
+million events at a time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from twotower.arrays import Ints, Rows
+from twotower.data.dataset import Interactions, query_blocks, sorted_events
+from twotower.data.event_reader import EventBlock
+from twotower.data.events_on_disk import ColumnFile, open_events, save_events
+from twotower.vocab import Vocabulary
+
+MERGED_EVENTS = 1 << 22
+"""Events that are merged at a time."""
+GROUP_ROWS = 1 << 17
+"""Rows of the other columns that are read at a time."""
+_COLUMNS = ("times", "labels", "weights", "positions", "is_target")
+"""Of ``Interactions``, those that a piece may have."""
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """Events with their own ids.
+
+    Args:
+        query_ids: Vocabulary of the queries.
+        item_ids: Vocabulary of the items.
+        events: Sorted; their rows are those of the two vocabularies.
+        given: ``parts`` and ``is_session``, ``(E,)`` each, where files give the parts; see ``SplitFiles``.
+        frame: ``E`` rows of the other columns of the table; None where there are none.
+    """
+
+    query_ids: Vocabulary
+    item_ids: Vocabulary
+    events: Interactions
+    given: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    frame: pl.DataFrame | None = None
+
+
+def piece_of(
+    block: EventBlock, given: dict[str, npt.NDArray[Any]], unread: Sequence[str], *, by_time: bool
+) -> Piece:
+    """Return the events of a block of rows, sorted.
+
+    Args:
+        block: The events.
+        given: ``parts`` and ``is_session`` of the events.
+        unread: Columns of the table that are not kept beside the events: those of the ids.
+        by_time: Whether time gives the order of a query's events, and not the order of the rows.
+    """
+    query_ids, item_ids = (
+        Vocabulary(ids.unique().sort()) for ids in (block.query_ids, block.item_ids)
+    )
+    events, order = sorted_events(
+        query_ids.rows_of(block.query_ids),
+        query_ids.num_rows,
+        by_time=by_time,
+        item_rows=item_ids.rows_of(block.item_ids),
+        **{name: getattr(block, name) for name in _COLUMNS},
+    )
+    frame = block.frame.drop(unread)[order]
+    return Piece(
+        query_ids,
+        item_ids,
+        events,
+        {name: column[order] for name, column in given.items()},
+        frame if frame.width else None,
+    )
+
+
+def write_piece(piece: Piece, folder: Path) -> None:
+    """Write a piece to a new folder.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    folder.mkdir()
+    save_events(piece.events, folder / "events")
+    for name, column in piece.given.items():
+        np.save(folder / f"{name}.npy", column)
+    for side, ids in (("query", piece.query_ids), ("item", piece.item_ids)):
+        ids.ids.to_frame().write_parquet(folder / f"{side}_ids.parquet")
+    if piece.frame is not None:
+        _write_frame(piece.frame, folder, 0)
+
+
+def read_ids(folder: Path, side: str) -> Vocabulary:
+    """Return the vocabulary of one side of a piece."""
+    return Vocabulary(pl.read_parquet(folder / f"{side}_ids.parquet").to_series())
+
+
+def all_ids(folders: Sequence[Path], side: str, more: Sequence[pl.Series] = ()) -> pl.Series:
+    """Return the ids of all pieces and ``more`` of them, each once and sorted."""
+    found: pl.DataFrame | None = None
+    pieces = (pl.read_parquet(folder / f"{side}_ids.parquet") for folder in folders)
+    for ids in (*pieces, *(series.rename("id").to_frame() for series in more)):
+        ids = ids.sort("id")
+        if found is None:
+            found = ids.unique(maintain_order=True)
+            continue
+        found = found.merge_sorted(ids, key="id")
+        found = found.filter(pl.col("id").ne_missing(pl.col("id").shift(1)))
+    assert found is not None
+    return found.to_series()
+
+
+def merge_pieces(
+    folders: Sequence[Path],
+    query_ids: Vocabulary,
+    item_ids: Vocabulary,
+    out: Path,
+    *,
+    by_time: bool,
+) -> None:
+    """Write the events of all pieces as one piece.
+
+    Args:
+        folders: Of the pieces, in the order of their rows: it decides between events of one moment.
+        query_ids: The queries of all pieces, and perhaps more.
+        item_ids: The items of all pieces, and perhaps more.
+        out: A new folder.
+        by_time: As ``piece_of`` takes it.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    out.mkdir()
+    query_ids.ids.to_frame().write_parquet(out / "query_ids.parquet")
+    item_ids.ids.to_frame().write_parquet(out / "item_ids.parquet")
+    sources = [_Source.of(folder, query_ids, item_ids) for folder in folders]
+    lengths = np.zeros(query_ids.num_rows, np.int64)
+    for source in sources:
+        lengths[source.query_map] += np.diff(source.events.offsets)
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    (out / "events").mkdir()
+    np.save(out / "events" / "offsets.npy", offsets)
+    num = int(offsets[-1])
+    first = sources[0]
+    names = [name for name in _COLUMNS if getattr(first.events, name) is not None]
+    columns = {
+        name: ColumnFile(out / "events" / f"{name}.npy", getattr(first.events, name).dtype, num)
+        for name in ("query_rows", "item_rows", *names)
+    }
+    given = {
+        name: ColumnFile(out / f"{name}.npy", column.dtype, num)
+        for name, column in first.given.items()
+    }
+    for place, (low, high) in enumerate(query_blocks(offsets, MERGED_EVENTS)):
+        found = [source.slice(low, high) for source in sources]
+        query_rows = np.concatenate([rows for rows, _ in found])
+        picked = [each for _, each in found]
+        times = [
+            s.events.times[p]
+            for s, p in zip(sources, picked, strict=True)
+            if s.events.times is not None
+        ]
+        keys = (np.concatenate(times), query_rows) if by_time and times else (query_rows,)
+        order = np.lexsort(keys)
+        columns["query_rows"].append(query_rows[order])
+        of_items = [s.item_map[s.events.item_rows[p]] for s, p in zip(sources, picked, strict=True)]
+        columns["item_rows"].append(np.concatenate(of_items)[order])
+        for name in names:
+            values = [getattr(s.events, name)[p] for s, p in zip(sources, picked, strict=True)]
+            columns[name].append(np.concatenate(values)[order])
+        for name, file in given.items():
+            file.append(
+                np.concatenate([s.given[name][p] for s, p in zip(sources, picked, strict=True)])[
+                    order
+                ]
+            )
+        frames = [s.rows(p) for s, p in zip(sources, picked, strict=True) if s.frame is not None]
+        if frames:
+            _write_frame(pl.concat(frames)[order], out, place)
+    for file in (*columns.values(), *given.values()):
+        file.close()
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """A piece that is merged, without its ids: what its rows become."""
+
+    query_map: Rows
+    item_map: Rows
+    by_query: Ints | None
+    events: Interactions
+    given: dict[str, npt.NDArray[Any]]
+    frame: pl.LazyFrame | pl.DataFrame | None
+
+    @classmethod
+    def of(cls, folder: Path, query_ids: Vocabulary, item_ids: Vocabulary) -> "_Source":
+        query_map = query_ids.rows_of_all(read_ids(folder, "query").ids)
+        item_map = item_ids.rows_of_all(read_ids(folder, "item").ids)
+        by_query: Ints | None = None
+        frame: pl.LazyFrame | pl.DataFrame | None = scan_columns(folder)
+        if not (np.diff(query_map) > 0).all():  # a later partition, whose new queries come last
+            by_query = np.argsort(query_map)
+            frame = None if frame is None else frame.lazy().collect()
+        events = open_events(folder / "events")
+        return cls(query_map, item_map, by_query, events, open_given(folder), frame)
+
+    def rows(self, places: Ints | slice) -> pl.DataFrame:
+        """Return the other columns of events."""
+        if isinstance(self.frame, pl.DataFrame):
+            return self.frame[places]
+        assert self.frame is not None
+        assert isinstance(places, slice)
+        return self.frame.slice(places.start, places.stop - places.start).collect()
+
+    def slice(self, low: int, high: int) -> tuple[Rows, Ints | slice]:
+        """Return the new query rows from ``low`` to ``high`` of events, and where these events stand."""
+        if self.by_query is None:
+            first, last = np.searchsorted(self.query_map, [low, high])
+            start, end = self.events.offsets[first], self.events.offsets[last]
+            lengths = np.diff(self.events.offsets[first : last + 1])
+            return np.repeat(self.query_map[first:last], lengths), slice(int(start), int(end))
+        keys = self.query_map[self.by_query]
+        first, last = np.searchsorted(keys, [low, high])
+        own = self.by_query[first:last]
+        starts = self.events.offsets[own]
+        lengths = self.events.offsets[own + 1] - starts
+        ends = np.cumsum(lengths)
+        places = np.arange(int(lengths.sum())) + np.repeat(starts - (ends - lengths), lengths)
+        return np.repeat(keys[first:last], lengths), places
+
+
+def open_given(folder: Path) -> dict[str, npt.NDArray[Any]]:
+    """Return the columns that say which part a file gave each event, mapped; none where none did."""
+    return {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
+
+
+def scan_columns(folder: Path) -> pl.LazyFrame | None:
+    """Return the other columns of a piece, in the order of its events; None where there are none."""
+    paths = sorted(folder.glob("columns-*.parquet"))
+    return pl.scan_parquet(paths) if paths else None
+
+
+def _write_frame(frame: pl.DataFrame, folder: Path, place: int) -> None:
+    path = folder / f"columns-{place:05}.parquet"
+    frame.write_parquet(path, compression="lz4", row_group_size=GROUP_ROWS)
