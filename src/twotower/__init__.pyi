@@ -1,4 +1,5 @@
 from twotower.config import Config as Config
+from twotower.data.prepared.folder import prepare_folder as prepare_folder
 from twotower.doctor.diagnosis import diagnose_bundle as diagnose_bundle
 from twotower.doctor.diagnosis import diagnose_data as diagnose_data
 from twotower.errors import ArgumentError as ArgumentError

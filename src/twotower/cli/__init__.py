@@ -19,6 +19,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 COMMANDS = (
+    "prepare",
     "train",
     "tune",
     "index",

@@ -25,7 +25,7 @@ _HELP = {
     "features": "Query features as a JSON object.",
     "filter": "Only items that match: 'genre = \"drama\" and year >= 2000'.",
     "baselines": "auto, none, or names with commas between: popularity,item_knn,ease.",
-    "interactions": "Table of events.",
+    "interactions": "Table of events: a file, a folder, a pattern in quotes, or a prepared folder.",
     "items": "Table of the items' columns.",
     "queries": "Table of the queries' columns.",
     "train": "Given split: training events.",
@@ -90,7 +90,7 @@ def take_settings(given: dict[str, Any]) -> Config:
     Raises:
         ConfigError: A setting is wrong, or a recipe is combined with a file.
     """
-    tree = keywords.configured(given.pop("config"), recipe=given.pop("recipe"))
+    tree = keywords.configured(given.pop("config"), recipe=given.pop("recipe", None))
     return tree.with_settings(given.pop("settings") or [])
 
 
@@ -105,7 +105,7 @@ def take_events(given: dict[str, Any], needs: str) -> Any:
         ConfigError: As ``events_of``.
     """
     parts = {name: given.pop(name) for name in keywords.PARTS}
-    return keywords.events_of(needs, given.pop("interactions"), parts, split=given["split"])
+    return keywords.events_of(needs, given.pop("interactions"), parts, split=given.get("split"))
 
 
 def baselines_of(text: str) -> Literal["auto"] | list[str]:

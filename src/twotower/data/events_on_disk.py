@@ -32,6 +32,15 @@ def open_events(folder: Path) -> Interactions:
     return Interactions(**columns, impressions=shown)
 
 
+def in_memory(events: Interactions) -> Interactions:
+    """Return events that were mapped with their columns in memory."""
+    columns: dict[str, Any] = {
+        name: np.array(column) if isinstance(column, np.memmap) else column
+        for name, column in vars(events).items()
+    }
+    return Interactions(**columns)
+
+
 class ColumnFile:
     """A column in the format of ``numpy.save`` that is written block by block.
 

@@ -1,6 +1,7 @@
 """Tables of many files: a folder, a glob pattern or one file, read by blocks of rows."""
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +18,8 @@ BLOCK_CELLS = 1 << 24
 """Cells of a block: what is held in memory at a time."""
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 _REMOTE = "://"
+_SHORTENED = re.compile(r"([a-z][a-z0-9+.-]+):/(?!/)")
+"""What ``Path`` makes of an address; one letter is a drive."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def is_of_many(source: object) -> bool:
     """Return whether an argument names a folder, a glob pattern or an object store."""
     if not isinstance(source, str | Path):
         return False
-    text = str(source)
+    text = address_of(source)
     return _REMOTE in text or Path(text).expanduser().is_dir() or _is_pattern(text)
 
 
@@ -116,7 +119,7 @@ def input_files(source: str | Path, *, what: str = "interactions") -> tuple[Inpu
     Raises:
         DataError: There is no such file.
     """
-    text = str(source)
+    text = address_of(source)
     if _REMOTE in text:
         return _remote_files(text, what)
     path = Path(text).expanduser()
@@ -219,6 +222,12 @@ def check_columns(frame: pl.DataFrame, first: pl.Schema, path: str) -> pl.DataFr
             )
         casts.append(pl.col(name).cast(wanted))
     return frame.select(first.names()).with_columns(casts)
+
+
+def address_of(source: str | Path) -> str:
+    """Return a path as text, and an address as it was before it was a ``Path``."""
+    text = str(source)
+    return text if Path(text).exists() else _SHORTENED.sub(rf"\1{_REMOTE}", text, count=1)
 
 
 def _dates(values: pl.Series) -> pl.Series:

@@ -13,9 +13,11 @@ from twotower.data.assembly import Preparation
 from twotower.data.columns import Decision, Role, checked_ids
 from twotower.data.dataset import Dataset, EntityTable
 from twotower.data.drawn_validation import hold_out_validation
+from twotower.data.input_files import read_files
 from twotower.data.preparation import prepare
+from twotower.data.prepared.manifest import is_prepared
 from twotower.data.splits import split
-from twotower.data.tables import Table, read_table
+from twotower.data.tables import Table
 from twotower.data.times import times_in_seconds
 from twotower.doctor.checks import ExaminedData, ExaminedModel, findings_of
 from twotower.doctor.data_events import out_of_order, position_weights
@@ -48,7 +50,8 @@ def diagnose_data(
     The data is split as for training, and nothing is trained.
 
     Args:
-        interactions: As ``twotower.train`` takes it.
+        interactions: As ``twotower.train`` takes it. Of a prepared folder, what the rows' order says is not
+            known, and of the columns of events only those that ``features.event`` names are examined.
         items: A file or a frame of the items' columns.
         queries: A file or a frame of the queries' columns.
         config: Settings, as for ``twotower.train``.
@@ -63,10 +66,16 @@ def diagnose_data(
         raise ConfigError(
             f"{argument('config')} must hold no views for the doctor, got some; ask about each."
         )
-    given = interactions if isinstance(interactions, Mapping) else {"interactions": interactions}
-    tables = {name: read_table(table, what=name) for name, table in given.items()}
+    tables: dict[str, pl.DataFrame] = {}
+    events: Table | Mapping[str, Table] = interactions
+    if isinstance(interactions, Mapping):
+        events = tables = {
+            name: read_files(table, what=name) for name, table in interactions.items()
+        }
+    elif not is_prepared(interactions):  # of a prepared folder the order of the rows is not known
+        events = tables["interactions"] = read_files(interactions)
     preparation = prepare(
-        tables if given is interactions else tables["interactions"],
+        events,
         items=items,
         queries=queries,
         config=settings.data,

@@ -12,8 +12,9 @@ from twotower.caller import passing
 from twotower.data import columns
 from twotower.data.columns import Role
 from twotower.data.dataset import EntityTable, Interactions, Part
+from twotower.data.input_files import read_files
 from twotower.data.splits import whole_sessions
-from twotower.data.tables import Table, read_table
+from twotower.data.tables import Table
 from twotower.data.times import times_in_seconds
 from twotower.errors import DataError
 from twotower.histories import Histories
@@ -192,7 +193,7 @@ def _read(
         with_new: Whether queries that the bundle lacks are further ones.
     """
     contents = retriever.contents
-    frame = read_table(source, what=what)
+    frame = read_files(source, what=what)
     data = contents.config.data
     configured = {
         Role.QUERY: data.query_column or contents.queries.id_column,

@@ -1,6 +1,6 @@
 """What a terminal shows of a training, and of a search of settings: decisions, a bar, lines, figures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from rich.console import Console
@@ -46,11 +46,7 @@ class ProgressBar(Callback):
     ) -> None:
         """Print which column is what, and why."""
         self._print(f"[bold]{escape(dataset.name)}[/]: {dataset.sizes}")
-        table = Table("column", "is the", "because", title="Columns", title_justify="left")
-        for decision in decisions:
-            if decision.column is not None:
-                table.add_row(escape(decision.column), _role(decision), escape(decision.reason))
-        self._print(table)
+        self._print(columns_table(decisions))
         rows = [feature for feature in features if feature.meaning != "id"]
         if rows:
             table = Table(
@@ -221,6 +217,15 @@ def _others(trial: Trial, default: Config) -> str:
 
 def _say(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else toml_value(value).strip('"')
+
+
+def columns_table(decisions: Iterable[Decision]) -> Table:
+    """Return which column is what, and why, as a table for a terminal."""
+    table = Table("column", "is the", "because", title="Columns", title_justify="left")
+    for decision in decisions:
+        if decision.column is not None:
+            table.add_row(escape(decision.column), _role(decision), escape(decision.reason))
+    return table
 
 
 def _role(decision: Decision) -> str:

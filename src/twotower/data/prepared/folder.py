@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ import polars as pl
 from polars.exceptions import PolarsError
 
 from twotower.caller import argument
-from twotower.config import DataConfig, FeaturesConfig
+from twotower.config import Config, DataConfig, FeaturesConfig
 from twotower.data.assembly import check_catalogue, check_positives, order_of, side_table
 from twotower.data.columns import Role
 from twotower.data.event_reader import EventBlock, EventReader, check_rows
@@ -46,6 +46,7 @@ from twotower.data.tables import Table, read_table
 from twotower.data.unused import unstated_kinds, unused_columns
 from twotower.dataclass_trees import plain
 from twotower.errors import ConfigError, DataError
+from twotower.keywords import Keywords, configured, takes_keywords
 from twotower.paths import check_folder_of, check_new_name, reason_of
 from twotower.vocab import Vocabulary
 
@@ -82,6 +83,39 @@ class Prepared:
         """Number of events in all partitions."""
         return sum(partition.events for partition in self.manifest.partitions)
 
+    def told(self) -> list[str]:
+        """Return what was read and written, in sentences."""
+        if self.path is not None and not self.is_changed:
+            return [f"{self.path} holds these files already; nothing was changed."]
+        last = self.manifest.partitions[-1]
+        left_out = [f"{count:,} rows left out, {why}" for why, count in last.left_out.items()]
+        said = ", ".join([f"{last.rows:,} rows of {len(last.files):,} files", *left_out])
+        sentences = [
+            f"{said}: {last.events:,} events of {self.num_queries:,} queries with {self.num_items:,} items."
+        ]
+        if self.path is not None and len(self.manifest.partitions) > 1:
+            sentences.append(f"{self.path} now holds {self.num_events:,} events.")
+        if self.path is None:
+            sentences.append("Nothing was written.")
+        else:
+            sentences.append(f"Next: twotower train --interactions {self.path} --out model")
+        return sentences
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the counts for a program."""
+        last = self.manifest.partitions[-1]
+        return {
+            "path": None if self.path is None else str(self.path),
+            "is_changed": self.is_changed,
+            "rows": last.rows,
+            "events": last.events,
+            "left_out": dict(last.left_out),
+            "queries": self.num_queries,
+            "items": self.num_items,
+            "files": [{"path": each.path, "rows": each.rows} for each in last.files],
+            "events_in_all": self.num_events,
+        }
+
 
 @dataclass
 class _Counts:
@@ -103,87 +137,69 @@ class _Counts:
             self.left_out[NO_ID] += told["rows"] - told["events"]
 
 
+@takes_keywords
 def prepare_folder(
     interactions: str | Path | Mapping[str, str | Path],
     *,
     items: Table | None = None,
     queries: Table | None = None,
-    config: DataConfig | None = None,
-    features: FeaturesConfig | None = None,
-    out: str | Path,
+    out: str | Path | None,
     append: bool = False,
+    config: Config | Mapping[str, object] | str | Path | None = None,
     tell: Tell = lambda _: None,
+    **keywords: Unpack[Keywords],
 ) -> Prepared:
-    """Write a prepared folder, or add a partition to one.
+    """Write a prepared folder, or add a partition to one; ``train`` takes it in place of tables.
 
     It needs memory for a block of rows, and for the ids of all queries and items. A call that was killed
     goes on where it was when it is repeated.
 
     Args:
         interactions: A file, a folder, a glob pattern or an address in an object store; or a mapping of
-            ``train``, ``test`` and perhaps ``valid`` to such, as ``train`` takes it.
+            ``train``, ``test`` and perhaps ``valid`` to such, as ``train`` takes it. CSV and JSON are read
+            whole, one file at a time.
         items: The items' table.
         queries: The queries' table.
-        config: Which column is what; ``append`` takes what the folder was made with.
-        features: Kinds of columns that are stated, which say how cells of the two tables are read.
-        out: The folder.
+        out: The folder. None reads all tables and writes nothing.
         append: Whether to add to a folder that exists. Files that it holds already are passed over.
+        config: Settings; ``[data]`` says which column is what, and ``append`` takes what the folder was
+            prepared with.
         tell: Is told how it goes.
+        **keywords: Single settings; see ``keywords.Keywords``.
 
     Raises:
-        DataError: A table cannot be used, or the folder cannot be written. Nothing is left behind.
+        DataError: A table cannot be used; the first bad row is named. Or the folder cannot be written, and
+            nothing is left behind.
         ConfigError: ``out`` is there already, or is no prepared folder to be added to.
     """
-    out = Path(out).expanduser()
-    config, features = config or DataConfig(), features or FeaturesConfig()
-    before = _before(out, append=append)
+    settings = configured(config, **keywords)
+    if out is None and append:
+        raise ConfigError(
+            f"{argument('append')} must go with {argument('out')}, got no folder; name it."
+        )
+    place = None if out is None else Path(out).expanduser()
+    before = _before(place, append=append)
+    data = settings.data
     if before is not None:
-        if config not in (DataConfig(), before.reader.config):
+        if data not in (DataConfig(), before.reader.config):
             raise ConfigError(
-                f"[data] must be as the folder '{out}' was prepared with, got other settings; leave them "
+                f"[data] must be as the folder '{place}' was prepared with, got other settings; leave them "
                 "out."
             )
-        config = before.reader.config
-    call = _Call.of(interactions, items, queries, config, features, before)
-    if not append and is_prepared(out):
-        known = read_manifest(out)
+        data = before.reader.config
+    call = _Call.of(interactions, items, queries, data, settings.features, before)
+    if place is None:
+        return call.check(tell)
+    if not append and is_prepared(place):
+        known = read_manifest(place)
         if [each.task for each in known.partitions] == [call.task]:
-            return Prepared(out, known, 0, 0, is_changed=False)
+            return Prepared(place, known, 0, 0, is_changed=False)
     if before is None:
-        _check_new(out)
+        _check_new(place)
     elif not call.files:
-        return Prepared(out, before, 0, 0, is_changed=False)
-    with _working(out, call.task) as work:
-        return call.run(out, work, tell)
-
-
-def check_tables(
-    interactions: str | Path | Mapping[str, str | Path],
-    *,
-    items: Table | None = None,
-    queries: Table | None = None,
-    config: DataConfig | None = None,
-    features: FeaturesConfig | None = None,
-    tell: Tell = lambda _: None,
-) -> Prepared:
-    """Read all tables as ``prepare_folder`` does, and write nothing.
-
-    Raises:
-        DataError: A table cannot be used; the first bad row is named.
-    """
-    config, features = config or DataConfig(), features or FeaturesConfig()
-    call = _Call.of(interactions, items, queries, config, features, None)
-    counts, ids = _Counts(), {"query": _no_ids(), "item": _no_ids()}
-    for file, place, start, frame in call.blocks(tell, lambda _file: 0):
-        del place
-        block = call.read(file, start, frame)
-        counts.add(file.path, call.told(block))
-        for side, found in (("query", block.query_ids), ("item", block.item_ids)):
-            known = ids[side]
-            new = found.rename("id").unique()
-            ids[side] = new if not len(known) else pl.concat([known, new]).unique()
-    manifest = call.finished(counts, ids["query"], ids["item"], "0000")
-    return Prepared(None, manifest, len(ids["query"]), len(ids["item"]), is_changed=False)
+        return Prepared(place, before, 0, 0, is_changed=False)
+    with _working(place, call.task) as work:
+        return call.run(place, work, tell)
 
 
 @dataclass(frozen=True)
@@ -338,7 +354,7 @@ class _Call:
         query_ids, item_ids = (
             _vocabulary(folders, side, sides[side]) for side in ("query", "item")
         )
-        finished = self.finished(counts, query_ids.ids, item_ids.ids, partition.name)
+        finished = self.finished(counts, len(item_ids), partition.name)
         merge_pieces(folders, query_ids, item_ids, partition, by_time=manifest.by_time)
         for side, table in (("query", self.queries), ("item", self.items)):
             if table is not None:
@@ -360,6 +376,29 @@ class _Call:
             root.rename(out)
         return Prepared(out, read_manifest(out), len(query_ids), len(item_ids))
 
+    def check(self, tell: Tell) -> Prepared:
+        """Read everything, and write nothing.
+
+        Args:
+            tell: Is told how it goes.
+        """
+        counts, ids = _Counts(), {"query": _no_ids(), "item": _no_ids()}
+        for file, _, start, frame in self.blocks(tell, lambda _: 0):
+            block = self.read(file, start, frame)
+            counts.add(file.path, self.told(block))
+            for side, found in (("query", block.query_ids), ("item", block.item_ids)):
+                known, new = ids[side], found.rename("id").unique()
+                ids[side] = pl.concat([known, new]).unique() if len(known) else new
+        for side, table, role in (
+            ("query", self.queries, Role.QUERY),
+            ("item", self.items, Role.ITEM),
+        ):
+            if table is not None:
+                own = self.own_ids(table, role).rename("id")
+                ids[side] = pl.concat([each.cast(pl.String) for each in (ids[side], own)]).unique()
+        manifest = self.finished(counts, len(ids["item"]), "0000")
+        return Prepared(None, manifest, len(ids["query"]), len(ids["item"]), is_changed=False)
+
     def given(self, file: InputFile, num: int) -> dict[str, npt.NDArray[Any]]:
         """Return the parts that a file gives its events."""
         part = self.part_of(file)
@@ -376,21 +415,18 @@ class _Call:
         column = reader.roles.query if role == Role.QUERY else reader.roles.item
         return side_table(table, column, role, reader.config, self.features).ids
 
-    def finished(
-        self, counts: _Counts, query_ids: pl.Series, item_ids: pl.Series, name: str
-    ) -> Manifest:
+    def finished(self, counts: _Counts, num_items: int, name: str) -> Manifest:
         """Return the manifest with what was read.
 
         Raises:
             DataError: The table cannot be learnt from.
         """
-        del query_ids
         manifest, reader = self.manifest, self.manifest.reader
         check_rows(counts.events, sum(counts.rows.values()))
         if not self.is_append:
             reader.check_targets(counts.kinds)
             check_positives(counts.positives, counts.events, reader)
-            check_catalogue(len(item_ids))
+            check_catalogue(num_items)
         files = tuple(
             Source(file.path, digest, counts.rows.get(file.path, 0), part)
             for file, part, digest in self.files
@@ -478,6 +514,7 @@ def _understood(
         ordered=ordered,
         unused=unused,
         notes=(*unstated_kinds(first, unused), *unstated_position(first, reader.roles)),
+        sample=len(first),
     )
 
 
@@ -510,8 +547,8 @@ def _bytes_of(frame: pl.DataFrame) -> bytes:
     return frame.write_ipc(None, compat_level=pl.CompatLevel.oldest()).getvalue()
 
 
-def _before(out: Path, *, append: bool) -> Manifest | None:
-    if not append:
+def _before(out: Path | None, *, append: bool) -> Manifest | None:
+    if out is None or not append:
         return None
     if not is_prepared(out):
         raise ConfigError(

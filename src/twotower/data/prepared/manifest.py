@@ -82,6 +82,7 @@ class Manifest:
         ordered: Whether they have an order.
         unused: Columns that nothing reads, with reasons.
         notes: Sentences about the table.
+        sample: Rows that decided all this, the first of the table.
         partitions: In the order in which they came.
         files: Path within the folder -> SHA-256 digest.
     """
@@ -93,6 +94,7 @@ class Manifest:
     ordered: bool
     unused: tuple[Decision, ...]
     notes: tuple[str, ...]
+    sample: int
     partitions: tuple[Partition, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
 
@@ -146,6 +148,7 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
         "ordered": manifest.ordered,
         "unused": [_told(decision) for decision in manifest.unused],
         "notes": manifest.notes,
+        "sample": manifest.sample,
         "partitions": [asdict(partition) for partition in manifest.partitions],
         "files": manifest.files,
     }
@@ -236,6 +239,7 @@ def _manifest_of(found: dict[str, Any], schema: dict[str, pl.DataType]) -> Manif
         ordered=found["ordered"],
         unused=tuple(_decision(told) for told in found["unused"]),
         notes=tuple(found["notes"]),
+        sample=found["sample"],
         partitions=partitions,
         files=found["files"],
     )

@@ -27,7 +27,7 @@ from twotower.data.assembly import (
 )
 from twotower.data.columns import Role
 from twotower.data.dataset import Dataset, Part
-from twotower.data.events_on_disk import open_events
+from twotower.data.events_on_disk import in_memory, open_events
 from twotower.data.prepared.manifest import (
     Manifest,
     check_files,
@@ -40,6 +40,9 @@ from twotower.errors import ConfigError, DataError
 from twotower.paths import reason_of
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW, Vocabulary
 
+MAPPED_FROM = 1 << 24
+"""From this many events on, their columns stay on disk. Fewer are shuffled as those of a table are, so
+that the same events give the same model."""
 _DIGESTS = "digests.json"
 _NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
 """Errors of a folder that somebody else may write."""
@@ -101,11 +104,15 @@ def _opened(
 ) -> Preparation:
     reader, roles = manifest.reader, manifest.reader.roles
     notes = list(manifest.notes)
+    rows = sum(part.rows for part in manifest.partitions)
+    if rows > manifest.sample:
+        notes.append(f"The first {manifest.sample:,} rows say how the columns are read.")
     left_out = sum(n for part in manifest.partitions for n in part.left_out.values())
     if left_out:
-        rows = sum(part.rows for part in manifest.partitions)
         notes.append(f"Left out {left_out} of {rows} rows without an id.")
     events = open_events(place / "events")
+    if len(events) < MAPPED_FROM:
+        events = in_memory(events)
     labels, weights = settled(reader, events.labels, events.weights, events.is_target, notes)
     events = replace(events, labels=labels, weights=weights)
     tables = []
@@ -187,9 +194,7 @@ def _merged(folder: Path, manifest: Manifest) -> Iterator[Path]:
         yield folder / first.name
         return
     place = folder / f"merged-{manifest.key}"
-    if place.is_dir():
-        digests = json.loads((place / _DIGESTS).read_text(encoding="utf-8"))
-        check_files(place, digests)
+    if _is_whole(place):
         yield place
         return
     try:
@@ -212,6 +217,15 @@ def _merged(folder: Path, manifest: Manifest) -> Iterator[Path]:
             yield own / "merged"
         return
     yield place
+
+
+def _is_whole(place: Path) -> bool:
+    """Return whether a merge is there as it was written; one that is damaged is made again."""
+    try:
+        check_files(place, json.loads((place / _DIGESTS).read_text(encoding="utf-8")))
+    except (OSError, ValueError):  # a DataError, too
+        return False
+    return True
 
 
 def _merge(folder: Path, manifest: Manifest, out: Path) -> None:
