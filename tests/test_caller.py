@@ -12,7 +12,7 @@ from messages import differing, options, texts
 from twotower.caller import argument, called_from, calling, flag, passing
 from twotower.data.columns import Role
 from twotower.data.sources import movielens
-from twotower.exports import pgvector, qdrant
+from twotower.exports import bulk, pgvector, qdrant
 from twotower.serving.server.options import ServerSettings
 
 FLAG = re.compile(r"(?<![\w-])(?<!var\()--(?=[a-z{])")
@@ -32,6 +32,7 @@ def keywords() -> set[str]:
         pgvector.load_pgvector,
         qdrant.load_qdrant,
         qdrant.connect_qdrant,
+        bulk.encode_table,
         ServerSettings,
     ]
     return {name for each in functions for name in inspect.signature(each).parameters}

@@ -107,6 +107,7 @@ PUBLIC = {
     "twotower.exports": """
         Exported
         connect_qdrant
+        encode_table
         export_faiss
         export_npy
         export_onnx

@@ -32,6 +32,7 @@ COMMANDS = (
     "explain",
     "serve",
     "snapshot",
+    "encode",
     "export",
     "inspect",
     "data",

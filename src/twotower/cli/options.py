@@ -24,6 +24,7 @@ _HELP = {
     "at": "When it is asked: seconds since 1970, or 2026-11-30T18:00 (UTC); now where not given.",
     "features": "Query features as a JSON object.",
     "filter": "Only items that match: 'genre = \"drama\" and year >= 2000'.",
+    "shard": "One of equal shares: 3/16 is the third of sixteen.",
     "baselines": "auto, none, or names with commas between: popularity,item_knn,ease.",
     "interactions": "Table of events: a file, a folder, a pattern in quotes, or a prepared folder.",
     "items": "Table of the items' columns.",

@@ -30,6 +30,7 @@ def command(
     features: str | None = None,
     at: str | None = None,
     all_: bool = False,
+    shard: str | None = None,
     out: Path | None = None,
     k: int = 10,
     filter_: str | None = None,
@@ -48,6 +49,7 @@ def command(
 
     Args:
         all_: Answer every query of the bundle, into --out.
+        shard: Of --all: one of equal shares; 3/16 is the third of sixteen.
         out: File for --all: .parquet, .csv or .jsonl. Cells of a .csv are as the data has them: a
             spreadsheet runs those that begin with =, +, - or @.
         k: Number of items.
@@ -69,6 +71,8 @@ def command(
     if all_ != (out is not None):
         given = "--out" if out is not None else "--all"
         raise ConfigError(f"--all and --out must be given together, got only {given}.")
+    if shard is not None and not all_:
+        raise ConfigError(f"--shard must go with --all, got {shard!r} alone; leave it out.")
     if out is not None:
         check_table_path(out)
     told, moment = described(features), moment_of(at)
@@ -78,7 +82,9 @@ def command(
     if out is not None:
         with warnings.catch_warnings(record=True) as told_of:
             warnings.simplefilter("always", UserWarning)
-            frame = retriever.recommend_all(k, filter=filter_, words=share, rules=rules, at=moment)
+            frame = retriever.recommend_all(
+                k, filter=filter_, words=share, rules=rules, at=moment, shard=shard
+            )
         if out.suffix == ".csv":
             frame = frame.select(c for c in frame.columns if not frame[c].dtype.is_nested())
         write_tables({out: frame})

@@ -1,3 +1,4 @@
+from twotower.exports.bulk import encode_table as encode_table
 from twotower.exports.folder import Exported as Exported
 from twotower.exports.onnx import export_onnx as export_onnx
 from twotower.exports.onnx_inputs import item_inputs as item_inputs

@@ -37,6 +37,7 @@ from twotower.serving.recommender import Recommender, Wanted
 from twotower.serving.reranking import Reranker, checked_k
 from twotower.serving.session import Session
 from twotower.serving.word_scores import Texts
+from twotower.shards import Shard
 from twotower.towers.encoding import to_tensors
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW
 
@@ -239,23 +240,31 @@ class Retriever(Recommender):
         words: float | Literal["auto"] = "auto",
         rules: Iterable[Rule] = (),
         at: Moment | None = None,
+        shard: str | None = None,
     ) -> pl.DataFrame:
         """Recommend items to every query of the bundle; see ``Recommendations.to_polars`` for the columns.
 
         Warns about values of the filters that no item has.
 
+        The arguments are those of ``recommend``. Further, ``shard="3/16"`` answers only the third of
+        sixteen equal shares of ``query_ids``; state ``at``, too, if all shares must ask at the same time.
+
         Raises:
             BundleError: The bundle is private and knows no query.
             FilterError: As ``recommend``.
-            ValueError: ``k`` is below 1, or as ``recommend`` for the words, the rules and ``at``.
+            ValueError: ``k`` is below 1, ``shard`` names no share, or as ``recommend`` for the words, the
+                rules and ``at``.
         """
         wanted = Wanted(k, exclude_seen, None, None, filter, words, tuple(rules))
-        ids = self.query_ids
+        share, every = Shard.of(shard), self.query_ids
+        rows = share.rows(len(every))
+        ids = every[rows.start : rows.stop] or every[:1]  # of an empty share, for the columns
         for note in self._allowed.notes(filter, rule_set(wanted.rules)):
             warnings.warn(note, stacklevel=2)
         parts = (ids[start : start + _AT_ONCE] for start in range(0, len(ids), _AT_ONCE))
         answers = (self._found(arguments.queries_of(part, at=at), wanted) for part in parts)
-        return pl.concat([some.to_polars() for some in answers])
+        frame = pl.concat([some.to_polars() for some in answers])
+        return frame if rows else frame.clear()
 
     def upsert_items(self, items: FeatureLines, *, strict: bool = False) -> int:
         """Add items to the catalogue, or replace those with the same ids; return how many were given.
