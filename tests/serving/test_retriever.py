@@ -398,6 +398,14 @@ class TestBatches:
             part = frame.filter(pl.col("query_id") == query)
             assert part["item_id"].to_list() == retriever.recommend(query, k=3).item_ids
 
+    def test_shares_of_all_queries(self, retriever: Retriever) -> None:
+        whole = retriever.recommend_all(k=3)
+        shares = [retriever.recommend_all(k=3, shard=f"{number}/7") for number in range(1, 8)]
+        assert pl.concat(shares).drop("score").equals(whole.drop("score"))
+        assert {share["query_id"].n_unique() for share in shares} == {42, 43}
+        nothing = retriever.recommend_all(k=3, shard="1/301")
+        assert (len(nothing), nothing.schema) == (0, whole.schema)
+
     def test_more_queries_than_a_chunk(self, retriever: Retriever) -> None:
         ids = [1 + i % 300 for i in range(4_100)]
         vectors = retriever.encode_queries(ids)

@@ -56,7 +56,6 @@ def write_files(
     files = [place / f"part-{name}-{number:05}.parquet" for number in range(len(parts))]
     own = place / f"shard-{name}.json"
     with _using(place):
-        place.mkdir(exist_ok=True)
         _check_job(place, job)
         there = [file for file in files if file.exists()]
     if there and not own.exists():
@@ -84,6 +83,7 @@ def write_files(
 def _put_job(own: Path, job: Job, rows: range, num_files: int) -> None:
     if own.exists():
         return
+    own.parent.mkdir(exist_ok=True)  # not before: input that is refused leaves no folder
     text = json.dumps({**job, "rows": [rows.start, rows.stop], "files": num_files}, indent=2)
     with writing(own) as new:
         new.write_text(text + "\n", encoding="ascii", newline="\n")
@@ -105,10 +105,10 @@ def _check_job(place: Path, job: Job) -> None:
         except (ValueError, TypeError, KeyError):
             differing = ["its form"]
         if differing:
+            said = " and ".join(differing)
             raise ExportError(
                 f"{argument('out')} must hold files of the same job, got {str(place)!r}, where "
-                f"{file.name!r} differs in {' and '.join(differing)}; choose another folder, or delete this "
-                "one."
+                f"{file.name!r} differs in {said}; choose another folder, or delete this one."
             )
 
 
