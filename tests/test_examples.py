@@ -1,13 +1,18 @@
 """What the documentation shows runs as it stands."""
 
 import ast
+import os
 import re
 import runpy
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import polars as pl
 import pytest
 
+from twotower import Retriever
 from twotower.data.preparation import prepare
 from twotower.data.sources.synthetic import SyntheticTables
 from twotower.data.splits import split
@@ -71,6 +76,20 @@ def test_what_is_explored_says_what_there_is(output_of: Callable[[str], str]) ->
     assert printed.count("'Drama'") <= 4
     estimated, there = re.findall(r"estimated (\S+) .* there are (\d+)", printed)[0]
     assert float(estimated) == pytest.approx(int(there), rel=0.4)
+
+
+def test_processes_encode_all_shards(tiny_bundle: Path, tmp_path: Path) -> None:
+    items = Retriever.open(tiny_bundle).contents.items.frame
+    (tmp_path / "items").mkdir()
+    items[:70].write_parquet(tmp_path / "items" / "1.parquet")
+    items[70:].write_parquet(tmp_path / "items" / "2.parquet")
+    (tmp_path / "model").symlink_to(tiny_bundle)
+    command = ["sh", str(EXAMPLES / "encode_shards.sh"), "model", "items", "vectors", "2", "2"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(command, cwd=tmp_path, env={**os.environ, "PATH": path}, check=True)
+    found = pl.read_parquet(tmp_path / "vectors" / "*.parquet")
+    assert found["item_id"].to_list() == items["item_id"].to_list()
+    assert len(list((tmp_path / "vectors").glob("shard-*-of-2.json"))) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Shares of a job's rows, for several processes or machines."""
+"""Shards: the rows of a table or of a job in equal runs, for several processes or machines."""
 
 import re
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ _FORM = re.compile(r"([0-9]+)/([0-9]+)")
 
 @dataclass(frozen=True)
 class Shard:
-    """One of ``count`` shares: a run of rows. All shares hold each row once, and differ by at most one row.
+    """One of ``count`` runs of rows. All of them hold each row once, and differ by at most one row.
 
     Args:
-        number: Which share, from 1.
-        count: Number of shares.
+        number: Which one, from 1.
+        count: How many there are.
     """
 
     number: int
@@ -23,7 +23,7 @@ class Shard:
 
     @classmethod
     def of(cls, text: str | None) -> "Shard":
-        """Return the share that ``3/16`` names, the third of sixteen; all rows for None.
+        """Return the shard that ``3/16`` names, the third of sixteen; all rows for None.
 
         Raises:
             ValueError: It is none.
@@ -35,7 +35,7 @@ class Shard:
         if not 1 <= number <= count:
             raise ArgumentError(
                 f"{argument('shard')} must be I/N with I in 1..N, such as 3/16, got {text!r}; number the "
-                "shares from 1."
+                "shards from 1."
             )
         return cls(number, count)
 
@@ -43,7 +43,7 @@ class Shard:
         return f"{self.number}/{self.count}"
 
     def rows(self, num_rows: int) -> range:
-        """Return which of ``num_rows`` rows are in this share."""
+        """Return which of ``num_rows`` rows are in this shard."""
         return range(
             num_rows * (self.number - 1) // self.count, num_rows * self.number // self.count
         )

@@ -8,7 +8,7 @@ import typer
 from twotower.cli.recommend import moment_of
 
 if TYPE_CHECKING:
-    from twotower.exports.blocks import Table
+    from twotower.exports.table_blocks import Table
 
 
 def command(
@@ -30,6 +30,7 @@ def command(
         queries: The same for queries.
         out: Folder for the Parquet files; the shards of a job share it.
         dtype: Type of the numbers: float32 or float16.
+        at: Of --queries: when they ask, as for recommend. Needed if the model reads it.
     """
     from twotower.exports.bulk import encode_table
 
@@ -51,7 +52,7 @@ def command(
 def _table(path: Path | None, what: str) -> "Table | None":
     """Return a table that is read by blocks, or all of one in another format."""
     from twotower.data.tables import read_table
-    from twotower.exports.blocks import is_read_by_blocks
+    from twotower.exports.table_blocks import is_read_by_blocks
 
     if path is None or is_read_by_blocks(path):
         return path

@@ -8,10 +8,10 @@ import polars as pl
 from twotower.arrays import Float32s
 from twotower.caller import argument
 from twotower.errors import ArgumentError, DataError, ExportError
-from twotower.exports.blocks import Blocks, Table, blocks_of
 from twotower.exports.contents import free_name
 from twotower.exports.folder import Exported
 from twotower.exports.job_folder import write_files
+from twotower.exports.table_blocks import Blocks, Table, blocks_of
 from twotower.features.schema import Side
 from twotower.paths import check_folder_of, check_new_name
 from twotower.serving.arguments import Moment, seconds_of

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twotower.errors import DataError
-from twotower.exports.blocks import Blocks, blocks_of, is_read_by_blocks
+from twotower.exports.table_blocks import Blocks, blocks_of, is_read_by_blocks
 
 FRAME = pl.DataFrame({"item_id": range(50), "name": [f"item {n}" for n in range(50)]})
 
@@ -105,7 +105,7 @@ def test_a_table_that_is_none_is_told(tmp_path: Path) -> None:
         (7, "items must be a path or a frame of polars, pandas or pyarrow, got int"),
     ]:
         with pytest.raises(DataError, match=f"^{said}"):
-            blocks_of(table, "items")  # type: ignore[arg-type]
+            blocks_of(table, "items")
 
 
 def test_a_table_that_changes_while_it_is_read_is_told(tmp_path: Path) -> None:
