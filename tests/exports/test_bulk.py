@@ -290,9 +290,11 @@ def test_a_model_of_the_questions_time_is_asked_at_one(
     queries = pl.DataFrame({retriever.contents.queries.id_column: ids})
     with pytest.raises(ValueError, match="at must be given, because the model reads the time"):
         encode_table(retriever, tmp_path / "out", queries=queries)
-    moment = datetime(2100, 1, 1, tzinfo=UTC)
+    last: int = small_world.interactions["timestamp"].max()  # type: ignore[assignment]
+    moment = datetime.fromtimestamp(last + 3_600, UTC)
     encode_table(retriever, tmp_path / "out", queries=queries, at=moment)
     wanted = retriever.encode_queries(ids, at=moment)
+    assert not np.allclose(wanted, retriever.encode_queries(ids), rtol=1e-3)
     assert_allclose(vectors_of(written(tmp_path / "out")), wanted, rtol=1e-5, atol=1e-6)
     with pytest.raises(ExportError, match="differs in the time of the question"):
         encode_table(retriever, tmp_path / "out", queries=queries, at=moment.timestamp() + 1)
