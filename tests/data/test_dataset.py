@@ -125,7 +125,7 @@ def test_without_times_a_case_has_none() -> None:
     dataset = dataset_of(HAND)
     events = dataset.interactions
     timeless = Interactions(events.query_rows, events.item_rows, events.offsets)
-    cases = Dataset(**{**vars(dataset), "interactions": timeless}).cases(Part.TEST)
+    cases = replace(dataset, interactions=timeless).cases(Part.TEST)
     assert cases.times is None
     assert cases.histories.times is None
     assert cases.take(slice(0, 1)).times is None

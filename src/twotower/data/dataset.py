@@ -10,6 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from twotower.arrays import Bools, Float32s, Floats, Ints, Rows
+from twotower.data import mapped
 from twotower.errors import ArgumentError
 from twotower.features.forms import Form
 from twotower.features.schema import Side, reads_as_text
@@ -32,6 +33,11 @@ class Part(IntEnum):
 
 SEARCH_EVENTS = 5
 """Queries that are searches have fewer events than this on average: their text says more than a history."""
+
+MOST_SCORES = 20_000_000_000
+"""Scores of an evaluation, which takes about a minute on one core. Of more queries a sample is ranked."""
+LEAST_CASES = 10_000
+"""Queries that are ranked in any case: with so many an interval is narrow."""
 
 KNOWN = (Part.TRAIN, Part.VALID, Part.CONTEXT)
 """Parts whose events are in a query's history when the test begins."""
@@ -104,10 +110,36 @@ class Interactions:
 
     def where(self, mask: Bools) -> "Interactions":
         """Return the events of ``mask``, in their order, over the same query rows."""
-        columns = dict(vars(self))
-        kept = np.concatenate([[0], np.cumsum(mask)]).astype(np.int64)
-        offsets = kept[columns.pop("offsets")]
-        return _with_columns(columns, np.flatnonzero(mask), offsets)
+        num = int(mask.sum())
+        if num == len(self):
+            return self
+        offsets = np.concatenate([[0], np.cumsum(counted(self.offsets, mask))])
+        columns = dict(vars(self)) | {"offsets": offsets}
+        shown = columns.pop("impressions")
+        if shown is not None:
+            columns["impressions"] = shown.take(np.flatnonzero(mask))
+        # Of many events that are on disk, those of a part are on disk, too.
+        is_large = mapped.is_mapped(self.item_rows) and num >= mapped.MAPPED_FROM
+        for name, column in columns.items():
+            if column is not None and name not in ("offsets", "impressions"):
+                found = mapped.where(column, mask, num) if is_large else np.asarray(column[mask])
+                columns[name] = found
+        return Interactions(**columns)
+
+    def between(self, low: int, high: int) -> "Interactions":
+        """Return the events of the query rows from ``low`` up to ``high``, which are counted from 0."""
+        start, end = int(self.offsets[low]), int(self.offsets[high])
+        own = slice(start, end)
+        shown = self.impressions
+        columns: dict[str, Any] = {
+            name: None if column is None else np.asarray(column[own])
+            for name, column in vars(self).items()
+            if name not in ("offsets", "impressions")
+        }
+        columns["query_rows"] = columns["query_rows"] - np.int32(low)
+        columns["offsets"] = np.asarray(self.offsets[low : high + 1]) - start
+        columns["impressions"] = None if shown is None else shown.take(own)
+        return Interactions(**columns)
 
     def as_learnt(self) -> "Interactions":
         """Return the events with the weights that training's loss gives them."""
@@ -151,6 +183,21 @@ def query_blocks(offsets: Ints, num_events: int) -> Iterator[tuple[int, int]]:
         high = min(max(high, low + 1), num_rows)
         yield low, high
         low = high
+
+
+def counted(offsets: Ints, mask: Bools) -> Ints:
+    """Return how many events of ``mask`` each query row has: ``(Q,)`` int64.
+
+    Args:
+        offsets: ``(Q + 1,)`` as ``Interactions`` has them.
+        mask: ``(E,)``.
+    """
+    counts = np.zeros(len(offsets) - 1, np.int64)
+    for low, high in query_blocks(offsets, mapped.BLOCK_VALUES):
+        own = np.asarray(offsets[low : high + 1])
+        before = np.concatenate([[0], np.cumsum(mask[own[0] : own[-1]])])
+        counts[low:high] = np.diff(before[own - own[0]])
+    return counts
 
 
 def _with_columns(columns: dict[str, Any], places: Ints, offsets: Ints) -> Interactions:
@@ -281,6 +328,9 @@ class Dataset:
     offered: Bools | None = None
     views: Mapping[str, ViewItems] = field(default_factory=dict)
     by_period: bool = False
+    _of_parts: dict[tuple[Part, ...], Interactions] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def __repr__(self) -> str:
         counts = {part.name.lower(): int((self.parts == part).sum()) for part in Part}
@@ -341,19 +391,27 @@ class Dataset:
         if self.ordered:
             return False
         events = self.interactions
-        before = np.concatenate([[0], np.cumsum(events.is_positive)])[events.offsets]
-        num_queries = int((np.diff(before) > 0).sum())
-        is_short = before[-1] < SEARCH_EVENTS * num_queries
+        counts = counted(events.offsets, events.is_positive)
+        is_short = counts.sum() < SEARCH_EVENTS * (counts > 0).sum()
         return bool(is_short) and reads_as_text(self.queries.ids.ids)
 
     def part(self, *parts: Part) -> Interactions:
         """Return the events of ``parts``, in their order."""
-        return self.interactions.where(np.isin(self.parts, parts))
+        if parts not in self._of_parts:
+            self._of_parts[parts] = self.interactions.where(self.are_in(*parts))
+        return self._of_parts[parts]
+
+    def are_in(self, *parts: Part) -> Bools:
+        """Return which events are in one of ``parts``: ``(E,)``."""
+        found = np.zeros(len(self.parts), np.bool_)
+        for part in parts:
+            found |= self.parts == part
+        return found
 
     def positives(self, *parts: Part) -> Interactions:
         """Return the positive events of ``parts``, in their order."""
-        is_positive = self.interactions.is_positive
-        return self.interactions.where(np.isin(self.parts, parts) & is_positive)
+        events = self.part(*parts)
+        return events.where(events.is_positive)
 
     def cases(self, part: Part) -> Cases:
         """Return one case for each query with a positive event in ``part``.
@@ -364,21 +422,31 @@ class Dataset:
         of another view that have times are known up to the moment of the first target. An item that stands
         twice among a query's targets counts once. Where the test is of a period, the means of validation
         count new and known queries in the test's shares.
+
+        Of more than ``most_cases`` queries these are a sample, the same for all methods.
         """
         if part not in (Part.VALID, Part.TEST):
             raise ArgumentError(f"part must be VALID or TEST, got {part!r}.")
         earlier = (Part.TRAIN, Part.CONTEXT) if part == Part.VALID else KNOWN
         events = replace(self.interactions, impressions=None)  # no case reads what was shown
+        counts = counted(events.offsets, (self.parts == part) & events.is_positive)
+        query_rows, most = np.flatnonzero(counts).astype(np.int32), self.most_cases
+        parts = self.parts
+        if len(query_rows) > most:
+            drawn = np.random.default_rng([0, part]).choice(len(query_rows), most, replace=False)
+            query_rows = query_rows[np.sort(drawn)]
+            is_drawn = np.zeros(len(counts), np.bool_)
+            is_drawn[query_rows] = True
+            is_theirs = np.repeat(is_drawn, np.diff(events.offsets))
+            events, parts = events.where(is_theirs), parts[is_theirs]
         positive = events.is_positive
-        wanted = events.where((self.parts == part) & positive)
-        counts = np.diff(wanted.offsets)
-        query_rows = np.flatnonzero(counts).astype(np.int32)
+        wanted = events.where((parts == part) & positive)
         times = None
         if wanted.times is not None:
             # The first in time, which need not stand first where time does not give the order.
             first = wanted.offsets[:-1][query_rows]
             times = np.minimum.reduceat(wanted.times, first) if len(first) else wanted.times
-        is_known = np.isin(self.parts, earlier) & events.is_read
+        is_known = np.isin(parts, earlier) & events.is_read
         if self.offered is not None and times is not None and events.times is not None:
             moments = np.full(len(events.offsets), np.inf)
             moments[query_rows] = times
@@ -398,15 +466,18 @@ class Dataset:
             weights=weights,
         )
 
+    @property
+    def most_cases(self) -> int:
+        """How many queries are ranked at most in an evaluation, by the size of the catalogue."""
+        return max(LEAST_CASES, MOST_SCORES // max(1, self.num_items))
+
     def share_of_new(self, part: Part) -> float:
         """Return the share of a part's queries of which no earlier part has an event that is read."""
         events = self.interactions
         earlier = (Part.TRAIN, Part.CONTEXT) if part == Part.VALID else KNOWN
-        num_rows = len(events.offsets) - 1
-        is_known = np.isin(self.parts, earlier) & events.is_read
-        known = np.bincount(events.query_rows[is_known], minlength=num_rows) > 0
-        asked = np.unique(events.query_rows[(self.parts == part) & events.is_positive])
-        return float((~known[asked]).mean()) if len(asked) else 0.0
+        is_known = counted(events.offsets, self.are_in(*earlier) & events.is_read) > 0
+        is_asked = counted(events.offsets, (self.parts == part) & events.is_positive) > 0
+        return float((~is_known[is_asked]).mean()) if is_asked.any() else 0.0
 
     def _weights_as_in_test(self, is_new: Bools) -> Floats | None:
         """Return weights with which new cases count as much as in the test; None where all are alike."""

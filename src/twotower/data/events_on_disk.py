@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from twotower.data.dataset import Interactions
 from twotower.histories import Histories
@@ -39,40 +38,3 @@ def in_memory(events: Interactions) -> Interactions:
         for name, column in vars(events).items()
     }
     return Interactions(**columns)
-
-
-class ColumnFile:
-    """A column in the format of ``numpy.save`` that is written block by block.
-
-    It is written, not mapped: where the disk is full, writing raises, and a map would end the process.
-
-    Args:
-        path: A new file.
-        dtype: Of the column.
-        num: Values that will be appended.
-    """
-
-    def __init__(self, path: Path, dtype: npt.DTypeLike, num: int) -> None:
-        self.dtype, self.left = np.dtype(dtype), num
-        self.file = path.open("wb")
-        header = {
-            "descr": np.lib.format.dtype_to_descr(self.dtype),
-            "fortran_order": False,
-            "shape": (num,),
-        }
-        np.lib.format.write_array_header_1_0(self.file, header)
-
-    def append(self, values: npt.NDArray[Any]) -> None:
-        """Write the next values: ``(n,)``."""
-        self.left -= len(values)
-        self.file.write(np.ascontiguousarray(values, self.dtype).data)
-
-    def close(self) -> None:
-        """End the file.
-
-        Raises:
-            ValueError: Another number of values was appended than was said.
-        """
-        self.file.close()
-        if self.left:
-            raise ValueError(f"{self.left} values are missing from the column.")

@@ -4,7 +4,7 @@ All test rows of a query are one relevant set; its history and the items removed
 its train and validation rows only. Each split states what it left.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -14,7 +14,8 @@ import numpy.typing as npt
 from twotower.arrays import Bools, Floats, Ints, Rows
 from twotower.caller import argument, passing
 from twotower.config import SplitConfig
-from twotower.data.dataset import Dataset, Interactions, Part
+from twotower.data import mapped
+from twotower.data.dataset import Dataset, Interactions, Part, counted, query_blocks
 from twotower.errors import ConfigError, DataError
 from twotower.vocab import FIRST_ROW
 
@@ -95,8 +96,19 @@ def leave_last_out(events: Interactions) -> Parts:
     A query with two positives gives a test event only, and one with a single positive stays in
     train. Negatives go where their moment falls.
     """
-    from_end, count = _from_end(events)
-    return _parts_of((from_end == 1) & (count >= 3), (from_end == 0) & (count >= 2))
+    parts = np.empty(len(events), np.uint8)
+    for own, block, _ in _blocks(events):
+        from_end, count = _from_end(block)
+        parts[own] = _parts_of((from_end == 1) & (count >= 3), (from_end == 0) & (count >= 2))
+    return parts
+
+
+def _blocks(events: Interactions) -> Iterator[tuple[slice, Interactions, slice]]:
+    """Yield events of a few queries at a time: their places, the events, and their query rows."""
+    for low, high in query_blocks(events.offsets, mapped.BLOCK_VALUES):
+        block = events.between(low, high)
+        start = int(events.offsets[low])
+        yield slice(start, start + len(block)), block, slice(low, high)
 
 
 def _parts_of(is_valid: Bools, is_test: Bools) -> Parts:
@@ -117,10 +129,13 @@ def last_events(events: Interactions, valid: float, most: npt.NDArray[np.integer
         valid: Share.
         most: ``(num_query_rows,)`` of each query row.
     """
-    from_end, count = _from_end(events)
-    wanted = np.maximum(np.floor(valid * count + 0.5).astype(np.int64), 1)
-    wanted = np.minimum(np.minimum(wanted, most[events.query_rows]), count - 1)
-    return np.where(from_end < wanted, np.uint8(Part.VALID), np.uint8(Part.TRAIN))
+    parts = np.empty(len(events), np.uint8)
+    for own, block, queries in _blocks(events):
+        from_end, count = _from_end(block)
+        wanted = np.maximum(np.floor(valid * count + 0.5).astype(np.int64), 1)
+        wanted = np.minimum(np.minimum(wanted, most[queries][block.query_rows]), count - 1)
+        parts[own] = np.where(from_end < wanted, np.uint8(Part.VALID), np.uint8(Part.TRAIN))
+    return parts
 
 
 def _from_end(events: Interactions) -> tuple[Ints, Ints]:
@@ -272,11 +287,15 @@ def with_order_as_asked(dataset: Dataset) -> Dataset:
     """
     if not dataset.ordered:
         return dataset
-    events, positive = dataset.interactions, dataset.interactions.is_positive
-    learnt = np.concatenate([[0], np.cumsum((dataset.parts == Part.TRAIN) & positive)])
-    after = learnt[events.offsets[1:]][events.query_rows] - learnt[1:]
-    asked = (dataset.parts == Part.VALID) & positive
-    share = float((after[asked] > 0).mean()) if asked.any() else 0.0
+    events, num_asked, num_before = dataset.interactions, 0, 0
+    for own, block, _ in _blocks(events):
+        positive, parts = block.is_positive, dataset.parts[own]
+        learnt = np.concatenate([[0], np.cumsum((parts == Part.TRAIN) & positive)])
+        after = learnt[block.offsets[1:]][block.query_rows] - learnt[1:]
+        asked = (parts == Part.VALID) & positive
+        num_asked += int(asked.sum())
+        num_before += int((after[asked] > 0).sum())
+    share = num_before / max(1, num_asked)
     if share <= OUT_OF_ORDER:
         return dataset
     note = (
@@ -316,8 +335,8 @@ def checked(dataset: Dataset, kind: str) -> Dataset:
     masks = {
         part: (dataset.parts == part) & positive for part in (Part.TRAIN, Part.VALID, Part.TEST)
     }
-    train_items = np.unique(events.item_rows[masks[Part.TRAIN]])
-    if not len(train_items):
+    items = {part: _seen(events.item_rows, mask) for part, mask in masks.items()}
+    if not items[Part.TRAIN].any():
         raise DataError(f"the {kind} split must leave training events, got none; choose another.")
     for part, name in ((Part.TEST, "test"), (Part.VALID, "validation")):
         if not masks[part].any():
@@ -326,15 +345,20 @@ def checked(dataset: Dataset, kind: str) -> Dataset:
                 f"the {kind} split must leave {name} rows, got no positive of {len(events)} events; "
                 f"{other} with more events a query."
             )
-    counts = []
+    counts, sampled = [], []
     for part, mask in masks.items():
-        items = np.unique(events.item_rows[mask])
-        cold = len(np.setdiff1d(items, train_items))
+        cold = int((items[part] & ~items[Part.TRAIN]).sum())
+        num_queries = int((counted(events.offsets, mask) > 0).sum())
         counts.append(
-            f"{part.name.lower()} {int(mask.sum()):,} positive events of "
-            f"{len(np.unique(events.query_rows[mask])):,} queries and {len(items):,} items"
+            f"{part.name.lower()} {int(mask.sum()):,} positive events of {num_queries:,} queries and "
+            f"{int(items[part].sum()):,} items"
             + (f" ({cold:,} of them cold)" if part != Part.TRAIN else "")
         )
+        if part != Part.TRAIN and num_queries > dataset.most_cases:
+            sampled.append(
+                f"{part.name.lower()}: a sample of {dataset.most_cases:,} of {num_queries:,} queries is "
+                "ranked, the same for every method."
+            )
     notes = [f"Split {kind}: {'; '.join(counts)}."]
     new, wanted = dataset.share_of_new(Part.VALID), dataset.share_of_new(Part.TEST)
     if dataset.by_period and 0 < new < 1 and new != wanted:
@@ -342,4 +366,13 @@ def checked(dataset: Dataset, kind: str) -> Dataset:
             f"{new:.0%} of the validation queries have no earlier event, and {wanted:.0%} of the test "
             "queries: validation counts new and known queries in the shares of the test."
         )
-    return replace(dataset, notes=(*(n for n in dataset.notes if n), *notes))
+    return replace(dataset, notes=(*(n for n in dataset.notes if n), *notes, *sampled))
+
+
+def _seen(rows: Rows, mask: Bools) -> Bools:
+    """Return which rows stand in a column where ``mask`` holds: ``(greatest + 1,)``."""
+    greatest = max((int(rows[own].max()) for own in mapped.blocks(len(rows))), default=-1)
+    seen = np.zeros(greatest + 1, np.bool_)
+    for own in mapped.blocks(len(rows)):
+        seen[rows[own][mask[own]]] = True
+    return seen

@@ -18,11 +18,11 @@ import pytest
 
 from sandbox import tree_of
 from twotower.config import Config
-from twotower.data import assembly, input_files
+from twotower.data import assembly, input_files, mapped
 from twotower.data.assembly import Preparation
 from twotower.data.dataset import Dataset
 from twotower.data.preparation import prepare
-from twotower.data.prepared import manifest, opening, pieces
+from twotower.data.prepared import manifest, pieces
 from twotower.data.prepared.folder import Prepared, prepare_folder
 from twotower.data.prepared.manifest import MANIFEST, read_manifest
 from twotower.data.prepared.opening import open_prepared
@@ -180,7 +180,7 @@ class TestTheSameAsTheTable:
         assert not isinstance(
             open_prepared(tmp_path / "data").dataset.interactions.times, np.memmap
         )
-        monkeypatch.setattr(opening, "MAPPED_FROM", EVENTS)
+        monkeypatch.setattr(mapped, "MAPPED_FROM", EVENTS)
         found = open_prepared(tmp_path / "data")
         assert isinstance(found.dataset.interactions.times, np.memmap)
         assert_same(found, prepare(events(), name="data"))

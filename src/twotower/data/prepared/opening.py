@@ -15,6 +15,7 @@ from twotower.abandoned import put, temporary_folder, writing
 from twotower.arrays import Ints, Rows
 from twotower.caller import argument
 from twotower.config import DataConfig, FeaturesConfig
+from twotower.data import mapped
 from twotower.data.assembly import (
     BLOCK_EVENTS,
     Preparation,
@@ -40,9 +41,6 @@ from twotower.errors import ConfigError, DataError
 from twotower.paths import reason_of
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW, Vocabulary
 
-MAPPED_FROM = 1 << 24
-"""From this many events on, their columns stay on disk. Fewer are shuffled as those of a table are, so
-that the same events give the same model."""
 _DIGESTS = "digests.json"
 _NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
 """Errors of a folder that somebody else may write."""
@@ -111,7 +109,7 @@ def _opened(
     if left_out:
         notes.append(f"Left out {left_out} of {rows} rows without an id.")
     events = open_events(place / "events")
-    if len(events) < MAPPED_FROM:
+    if len(events) < mapped.MAPPED_FROM:
         events = in_memory(events)
     labels, weights = settled(reader, events.labels, events.weights, events.is_target, notes)
     events = replace(events, labels=labels, weights=weights)

@@ -16,7 +16,8 @@ import polars as pl
 from twotower.arrays import Ints, Rows
 from twotower.data.dataset import Interactions, query_blocks, sorted_events
 from twotower.data.event_reader import EventBlock
-from twotower.data.events_on_disk import ColumnFile, open_events, save_events
+from twotower.data.events_on_disk import open_events, save_events
+from twotower.data.mapped import ColumnFile
 from twotower.vocab import Vocabulary
 
 MERGED_EVENTS = 1 << 22

@@ -1,0 +1,105 @@
+"""Columns as files that are mapped into memory, so that the system reads and frees them as it needs."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from twotower.arrays import Bools
+from twotower.errors import DataError
+from twotower.paths import reason_of
+
+BLOCK_VALUES = 1 << 22
+"""Values that are in memory at a time."""
+
+
+MAPPED_FROM = 1 << 24
+"""From this many values on, columns that were on disk stay there. Fewer are read into memory, where events
+are shuffled as those of a table are: the same events then give the same model."""
+
+
+def blocks(num: int) -> Iterator[slice]:
+    """Yield the places of ``num`` values, in blocks."""
+    for start in range(0, num, BLOCK_VALUES):
+        yield slice(start, min(start + BLOCK_VALUES, num))
+
+
+def where(column: npt.NDArray[Any], mask: Bools, num: int) -> npt.NDArray[Any]:
+    """Return the values of a mapped column where ``mask`` holds, mapped as well.
+
+    They stand in a file without a name beside the column's, which is gone with the last array that maps it.
+
+    Args:
+        column: ``(n,)``, as ``numpy.load`` or this function mapped it.
+        mask: ``(n,)``.
+        num: How many values those are, at least 1.
+
+    Raises:
+        DataError: There is no room for the file.
+    """
+    name = getattr(column, "filename", None)
+    folder = Path(tempfile.gettempdir() if name is None else name).parent
+    try:
+        with _unnamed(folder) as file:
+            for places in blocks(len(column)):
+                file.write(np.ascontiguousarray(column[places][mask[places]]).data)
+            file.flush()
+            found = np.memmap(file, column.dtype, "r", shape=(num,))
+    except OSError as error:
+        raise DataError(
+            f"the events must have room in '{folder}', got: {reason_of(error)}; free some space."
+        ) from error
+    found.filename = str(folder / "without a name")
+    return found
+
+
+def _unnamed(folder: Path) -> IO[bytes]:
+    try:
+        return tempfile.TemporaryFile(dir=folder)
+    except PermissionError:  # somebody else's folder
+        return tempfile.TemporaryFile()
+
+
+def is_mapped(column: object) -> bool:
+    """Return whether a column is read from a file as it is needed."""
+    return isinstance(column, np.memmap)
+
+
+class ColumnFile:
+    """A column in the format of ``numpy.save`` that is written block by block.
+
+    It is written, not mapped: where the disk is full, writing raises, and a map would end the process.
+
+    Args:
+        path: A new file.
+        dtype: Of the column.
+        num: Values that will be appended.
+    """
+
+    def __init__(self, path: Path, dtype: npt.DTypeLike, num: int) -> None:
+        self.dtype, self.left = np.dtype(dtype), num
+        self.file = path.open("wb")
+        header = {
+            "descr": np.lib.format.dtype_to_descr(self.dtype),
+            "fortran_order": False,
+            "shape": (num,),
+        }
+        np.lib.format.write_array_header_1_0(self.file, header)
+
+    def append(self, values: npt.NDArray[Any]) -> None:
+        """Write the next values: ``(n,)``."""
+        self.left -= len(values)
+        self.file.write(np.ascontiguousarray(values, self.dtype).data)
+
+    def close(self) -> None:
+        """End the file.
+
+        Raises:
+            ValueError: Another number of values was appended than was said.
+        """
+        self.file.close()
+        if self.left:
+            raise ValueError(f"{self.left} values are missing from the column.")
