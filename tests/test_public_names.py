@@ -39,6 +39,7 @@ PUBLIC = {
         evaluate_bundle
         index_items
         open_views
+        prepare_folder
         recipe
         train
         train_views

@@ -94,9 +94,9 @@ def test_a_table_that_is_none_is_told(tmp_path: Path) -> None:
     (tmp_path / "cut.parquet").write_bytes(b"PAR1 and no more")
     write_files(tmp_path / "none", [], FRAME.clear())
     for table, said in [
-        (tmp_path / "empty", "items must be a folder with Parquet files, got .*empty'"),
-        (tmp_path / "nothing", "items must be a file, a folder or a pattern of Parquet files, got"),
-        (tmp_path / "*.arrow", "items must be a file, a folder or a pattern of Parquet files, got"),
+        (tmp_path / "empty", "items '.*empty' must hold files, got none"),
+        (tmp_path / "nothing", "items must be whole Parquet files .* got 'no such file"),
+        (tmp_path / "*.arrow", r"items '.*\*\.arrow' must hold files, got none"),
         (tmp_path / "items.csv", "items must be Parquet, got another format in .*items.csv'"),
         (tmp_path / "cut.parquet", "items must be whole Parquet files"),
         (tmp_path / "none", "items must hold rows, got a table without any"),

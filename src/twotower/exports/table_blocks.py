@@ -4,7 +4,6 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from glob import glob, has_magic
 from io import BytesIO
 from itertools import accumulate
 from pathlib import Path
@@ -17,8 +16,8 @@ from polars.exceptions import PanicException, PolarsError
 from twotower.errors import DataError
 from twotower.features.dataframes import Frame, as_polars, is_frame
 from twotower.paths import reason_of
+from twotower.table_files import TableFile, is_of_many, table_files, types_of_keys
 
-_MAGIC = b"PAR1"
 _HASHED_ROWS = 65_536
 Table = str | Path | Frame
 """A Parquet file, a folder of such, a pattern such as ``items/*.parquet``, or a frame."""
@@ -76,11 +75,11 @@ def blocks_of(table: Table, what: str) -> Blocks:
 
 def is_read_by_blocks(path: str | Path) -> bool:
     """Return whether a path is for ``blocks_of``: a folder, a pattern, or a file of Parquet."""
-    place = Path(path)
-    if place.is_file():
-        with suppress(OSError):  # read_table says why it cannot be read
-            return _is_parquet(place)
-    return place.is_dir() or has_magic(str(path))
+    if is_of_many(path):
+        return True
+    with suppress(OSError):  # read_table says why it cannot be read
+        return TableFile(str(path)).is_parquet
+    return False
 
 
 class _FrameBlocks:
@@ -109,56 +108,59 @@ class _FrameBlocks:
 class _ParquetBlocks:
     def __init__(self, path: str | Path, what: str) -> None:
         self._what = what
-        self._files, self._has_hive = _files_of(path, what), not Path(path).is_file()
+        with self._reading():
+            self._files = table_files(path, what=what)
         for file in self._files:
             with self._reading():
-                if not _is_parquet(file):
-                    raise DataError(
-                        f"{what} must be Parquet, got another format in {str(file)!r}; convert it, or read "
-                        "it with `twotower.data.read_table` and pass the frame."
-                    )
+                is_parquet = file.is_parquet
+            if not is_parquet:
+                raise DataError(
+                    f"{what} must be Parquet, got another format in {file.path!r}; convert it, or read "
+                    "it with `twotower.data.read_table` and pass the frame."
+                )
+        self._types = types_of_keys(self._files)
         with self._reading():
-            lengths = [_length_of(file) for file in self._files]
-            schema = self._scan(self._files).collect_schema()
-        parts = {part.partition("=")[0] for file in self._files for part in file.parent.parts}
-        # Of the files of one block alone, polars could infer another type.
-        self._hive = {name: dtype for name, dtype in schema.items() if name in parts}
+            scans = [file.scan() for file in self._files]
+            lengths = [int(scan.select(pl.len()).collect().item()) for scan in scans]
+            names = scans[0].collect_schema().names()
         self._starts = np.array([0, *accumulate(lengths)])
-        self.columns = schema.names()
+        self.columns = list(dict.fromkeys([*names, *self._types]))
         self.num_rows = int(self._starts[-1])
 
     def read(self, rows: range, columns: Sequence[str]) -> pl.DataFrame:
         first = int(np.searchsorted(self._starts, rows.start, side="right")) - 1
         last = int(np.searchsorted(self._starts, rows.stop, side="left"))
-        scan = self._scan(self._files[first:last], self._hive)
+        found = []
+        for place in range(first, last):
+            start = max(rows.start, int(self._starts[place]))
+            num = min(rows.stop, int(self._starts[place + 1])) - start
+            in_file = [name for name in columns if name not in self._types]
+            with self._reading():
+                rows_of = (
+                    self._files[place]
+                    .scan()
+                    .select(in_file)
+                    .slice(start - self._starts[place], num)
+                )
+                frame = rows_of.collect() if in_file else pl.DataFrame(height=num)
+            if len(frame) != num:
+                raise DataError(
+                    f"{self._what} must not change while it is read; run the command again."
+                )
+            found.append(self._files[place].with_keys(frame, self._types).select(columns))
         with self._reading():
-            block = (
-                scan.select(columns).slice(rows.start - self._starts[first], len(rows)).collect()
-            )
-        if len(block) != len(rows):
-            raise DataError(
-                f"{self._what} must not change while it is read; run the command again."
-            )
-        return block
+            return pl.concat(found, how="vertical_relaxed")
 
     def digest(self) -> str:
-        folder = Path(os.path.commonpath([file.parent for file in self._files]))
+        folder = os.path.commonpath([Path(file.path).parent for file in self._files])
         found = hashlib.sha256()
         with self._reading():
             for file in self._files:
-                about = file.stat()
-                line = (file.relative_to(folder).as_posix(), about.st_size, about.st_mtime_ns)
+                about = Path(file.path).stat()
+                place = Path(file.path).relative_to(folder).as_posix()
+                line = (place, about.st_size, about.st_mtime_ns)
                 found.update(repr(line).encode("utf-8", "surrogateescape"))
         return found.hexdigest()
-
-    def _scan(self, files: list[Path], hive: dict[str, pl.DataType] | None = None) -> pl.LazyFrame:
-        return pl.scan_parquet(
-            files,
-            glob=False,
-            hive_partitioning=self._has_hive,
-            hive_schema=hive or None,
-            extra_columns="ignore",
-        )
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -169,37 +171,3 @@ class _ParquetBlocks:
                 f"{self._what} must be whole Parquet files with the same columns, got "
                 f"{reason_of(error)!r}; check them."
             ) from error
-
-
-def _files_of(path: str | Path, what: str) -> list[Path]:
-    """Return the files that a path names, in the order in which their rows count.
-
-    Raises:
-        DataError: There are none.
-    """
-    place = Path(path).expanduser()
-    if place.is_file():
-        return [place]
-    if place.is_dir():
-        found = [
-            file
-            for file in place.rglob("*.parquet")
-            if file.is_file() and not any(p[0] in "_." for p in file.relative_to(place).parts)
-        ]
-        rule = "a folder with Parquet files"
-    else:
-        names = glob(str(place), recursive=True)  # noqa: PTH207 - the pattern may be absolute
-        found = [Path(name) for name in names if Path(name).is_file()]
-        rule = "a file, a folder or a pattern of Parquet files"
-    if not found:
-        raise DataError(f"{what} must be {rule}, got {str(path)!r}, where there is none.")
-    return sorted(found)
-
-
-def _is_parquet(file: Path) -> bool:
-    with file.open("rb") as opened:
-        return opened.read(len(_MAGIC)) == _MAGIC
-
-
-def _length_of(file: Path) -> int:
-    return int(pl.scan_parquet(file, glob=False).select(pl.len()).collect().item())

@@ -21,13 +21,7 @@ from twotower.config import Config, DataConfig, FeaturesConfig
 from twotower.data.assembly import check_catalogue, check_positives, order_of, side_table
 from twotower.data.columns import Role
 from twotower.data.event_reader import EventBlock, EventReader, check_rows
-from twotower.data.input_files import (
-    InputFile,
-    check_columns,
-    input_files,
-    read_files,
-    types_of_keys,
-)
+from twotower.data.input_files import blocks_of, check_columns, digest_of, files_of, read_files
 from twotower.data.positions import unstated_position
 from twotower.data.prepared.manifest import (
     SCHEMA,
@@ -48,6 +42,7 @@ from twotower.dataclass_trees import plain
 from twotower.errors import ConfigError, DataError
 from twotower.keywords import Keywords, configured, takes_keywords
 from twotower.paths import check_folder_of, check_new_name, reason_of
+from twotower.table_files import TableFile, types_of_keys
 from twotower.vocab import Vocabulary
 
 try:
@@ -206,7 +201,7 @@ def prepare_folder(
 class _Call:
     """One call: what it reads, and how."""
 
-    files: tuple[tuple[InputFile, str | None, str], ...]
+    files: tuple[tuple[TableFile, str | None, str], ...]
     items: Table | None
     queries: Table | None
     features: FeaturesConfig
@@ -235,7 +230,7 @@ class _Call:
                 f"{config.impressions_column!r}; train on the table itself."
             )
         found = _files_of(interactions)
-        digests = [(file, part, file.digest()) for file, part in found]
+        digests = [(file, part, digest_of(file)) for file, part in found]
         if before is not None:
             digests = _new_ones(digests, before)
         manifest = before or _understood(found, config, features)
@@ -254,7 +249,7 @@ class _Call:
 
     def blocks(
         self, tell: Tell, start_of: Callable[[int], int]
-    ) -> Iterator[tuple[InputFile, str, int, pl.DataFrame]]:
+    ) -> Iterator[tuple[TableFile, str, int, pl.DataFrame]]:
         """Yield blocks of rows: their file, the name of their piece, the rows before, and the rows.
 
         Args:
@@ -264,11 +259,11 @@ class _Call:
         for number, (file, _, _) in enumerate(self.files):
             tell(f"{number + 1} of {len(self.files)}: {file.path}")
             first = start_of(number)
-            blocks = file.blocks(dict(self.manifest.key_types), start=first)
+            blocks = blocks_of(file, dict(self.manifest.key_types), start=first)
             for place, (start, frame) in enumerate(blocks, start=first):
                 yield file, f"{number:05}-{place:05}", start, frame
 
-    def read(self, file: InputFile, start: int, frame: pl.DataFrame) -> EventBlock:
+    def read(self, file: TableFile, start: int, frame: pl.DataFrame) -> EventBlock:
         """Return the events of a block of rows.
 
         Raises:
@@ -287,7 +282,7 @@ class _Call:
         except DataError as error:
             raise DataError(f"{file.path!r}: {error}") from error
 
-    def part_of(self, file: InputFile) -> str | None:
+    def part_of(self, file: TableFile) -> str | None:
         """Return the part that a file gives."""
         return next(part for each, part, _ in self.files if each is file)
 
@@ -399,7 +394,7 @@ class _Call:
         manifest = self.finished(counts, len(ids["item"]), "0000")
         return Prepared(None, manifest, len(ids["query"]), len(ids["item"]), is_changed=False)
 
-    def given(self, file: InputFile, num: int) -> dict[str, npt.NDArray[Any]]:
+    def given(self, file: TableFile, num: int) -> dict[str, npt.NDArray[Any]]:
         """Return the parts that a file gives its events."""
         part = self.part_of(file)
         if part is None:
@@ -467,16 +462,16 @@ def _vocabulary(folders: list[Path], side: str, more: list[pl.Series]) -> Vocabu
 
 def _files_of(
     interactions: str | Path | Mapping[str, str | Path],
-) -> list[tuple[InputFile, str | None]]:
+) -> list[tuple[TableFile, str | None]]:
     """Return all files, each with the part that it gives, in the order of the parts."""
     if not isinstance(interactions, Mapping):
         _check_path(interactions, "interactions")
-        return [(file, None) for file in input_files(interactions)]
+        return [(file, None) for file in files_of(interactions)]
     check_names(interactions)
-    found: list[tuple[InputFile, str | None]] = []
+    found: list[tuple[TableFile, str | None]] = []
     for name in (name for name in PARTS if name in interactions):
         _check_path(interactions[name], name)
-        found += [(file, name) for file in input_files(interactions[name], what=name)]
+        found += [(file, name) for file in files_of(interactions[name], what=name)]
     return found
 
 
@@ -489,7 +484,7 @@ def _check_path(source: object, what: str) -> None:
 
 
 def _understood(
-    found: list[tuple[InputFile, str | None]], config: DataConfig, features: FeaturesConfig
+    found: list[tuple[TableFile, str | None]], config: DataConfig, features: FeaturesConfig
 ) -> Manifest:
     """Return how the table is read, by its first block.
 
@@ -497,7 +492,7 @@ def _understood(
         DataError: It cannot be read.
     """
     types = types_of_keys([file for file, _ in found])
-    first = next((frame for file, _ in found for _, frame in file.blocks(types)), None)
+    first = next((frame for file, _ in found for _, frame in blocks_of(file, types)), None)
     if first is None or not len(first):
         raise DataError("interactions must hold rows, got files without any.")
     reader = EventReader.of(first, config)
@@ -519,8 +514,8 @@ def _understood(
 
 
 def _new_ones(
-    digests: list[tuple[InputFile, str | None, str]], before: Manifest
-) -> list[tuple[InputFile, str | None, str]]:
+    digests: list[tuple[TableFile, str | None, str]], before: Manifest
+) -> list[tuple[TableFile, str | None, str]]:
     """Return the files that a folder does not hold.
 
     Raises:
@@ -539,7 +534,7 @@ def _new_ones(
 
 def _digest_of(table: Table) -> str:
     if isinstance(table, str | Path):
-        return InputFile(str(Path(table).expanduser())).digest()
+        return digest_of(TableFile(str(Path(table).expanduser())))
     return hashlib.sha256(_bytes_of(read_table(table))).hexdigest()
 
 

@@ -1,0 +1,109 @@
+"""A test of the files that make up a table: which a path names, and what their folders say."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from twotower.errors import DataError
+from twotower.table_files import (
+    NO_VALUE,
+    TableFile,
+    address_of,
+    is_of_many,
+    table_files,
+    types_of_keys,
+)
+
+
+def table(*ids: int) -> pl.DataFrame:
+    return pl.DataFrame({"user_id": ids, "item_id": [f"i{each}" for each in ids]})
+
+
+@pytest.fixture
+def days(tmp_path: Path) -> Path:
+    """Two days with two files each, and what other programs leave beside them."""
+    folder = tmp_path / "a=b" / "events"
+    for place, day in enumerate(("2026-11-29", "2026-11-30")):
+        at = folder / f"day={day}"
+        at.mkdir(parents=True)
+        for part in (0, 1):
+            table(10 * place + part).write_parquet(at / f"part-{part}.parquet")
+        (at / "_SUCCESS").touch()
+        (at / ".part-0.parquet.crc").touch()
+    return folder
+
+
+class TestFiles:
+    def test_a_folder_names_its_files_in_the_order_of_their_paths(self, days: Path) -> None:
+        found = [Path(file.path).relative_to(days).as_posix() for file in table_files(days)]
+        assert found == [
+            "day=2026-11-29/part-0.parquet",
+            "day=2026-11-29/part-1.parquet",
+            "day=2026-11-30/part-0.parquet",
+            "day=2026-11-30/part-1.parquet",
+        ]
+
+    def test_names_of_folders_below_the_given_one_are_columns(self, days: Path) -> None:
+        assert table_files(days)[0].keys == {"day": "2026-11-29"}
+        assert table_files(days / "day=2026-11-29")[0].keys == {}
+
+    @pytest.mark.parametrize("pattern", ["day=*/part-0.parquet", "**/part-0.parquet"])
+    def test_a_pattern_names_files(self, days: Path, pattern: str) -> None:
+        found = table_files(days / pattern)
+        assert len(found) == 2
+        assert found[1].keys == {"day": "2026-11-30"}
+
+    def test_a_file_is_itself(self, days: Path) -> None:
+        one = days / "day=2026-11-29" / "part-0.parquet"
+        assert table_files(one) == (TableFile(str(one)),)
+
+    @pytest.mark.parametrize("name", ["", "*.parquet"])
+    def test_no_file_is_refused(self, tmp_path: Path, name: str) -> None:
+        with pytest.raises(DataError, match="must hold files, got none"):
+            table_files(tmp_path / name)
+
+    @pytest.mark.parametrize("given", ["s3://bucket/events/*.parquet", "s3:/bucket/events"])
+    def test_an_address_stays_one_as_a_path(self, given: str) -> None:
+        assert is_of_many(Path(given))
+        assert address_of(Path(given)).startswith("s3://bucket/events")
+
+
+class TestKeys:
+    @pytest.mark.parametrize(
+        ("values", "dtype"),
+        [
+            (["1", "20"], pl.Int64()),
+            (["1", None], pl.Int64()),
+            (["01", "20"], pl.String()),
+            (["2026-11-29", "2026-11-30"], pl.Date()),
+            (["2026-11-29", "x"], pl.String()),
+            ([None, None], pl.String()),
+        ],
+    )
+    def test_the_type_is_one_that_writes_all_values_alike(
+        self, values: list[str | None], dtype: pl.DataType
+    ) -> None:
+        files = [TableFile(f"{place}", {"key": value}) for place, value in enumerate(values)]
+        assert types_of_keys(files) == {"key": dtype}
+
+    def test_all_files_have_the_same(self) -> None:
+        with pytest.raises(DataError, match="got day for 'a' and none for 'b'"):
+            types_of_keys([TableFile("a", {"day": "1"}), TableFile("b")])
+
+    def test_nothing_is_null_and_escapes_are_read(self, tmp_path: Path) -> None:
+        for name in (f"city={NO_VALUE}", "city=S%C3%A3o%20Paulo"):
+            (tmp_path / name).mkdir()
+            table(1).write_parquet(tmp_path / name / "x.parquet")
+        files = table_files(tmp_path)
+        assert [file.keys["city"] for file in files] == ["São Paulo", None]
+        found = files[1].with_keys(table(1), types_of_keys(files))
+        assert found["city"].to_list() == [None]
+
+
+def test_where_there_is_parquet_nothing_else_is_read(days: Path) -> None:
+    (days / "notes.txt").write_text("x")
+    assert len(table_files(days)) == 4
+    for file in table_files(days):
+        Path(file.path).unlink()
+    assert [Path(file.path).name for file in table_files(days)] == ["notes.txt"]
