@@ -11,6 +11,7 @@ from torch import nn
 from twotower.baselines.specs import check_baselines, check_names
 from twotower.caller import argument, passing
 from twotower.config import Config, ViewConfig
+from twotower.data.prepared.large_tables import prepared_if_large
 from twotower.data.tables import Table
 from twotower.errors import ArgumentError, ConfigError, check_least
 from twotower.keywords import PARTS, Keywords, configured, events_of, takes_keywords
@@ -24,7 +25,7 @@ from twotower.training.indexing import check_index
 from twotower.training.loggers import MLflowLogger, TensorBoardLogger
 from twotower.training.notebook import callback_of
 from twotower.training.retraining import Refit, learnt_by
-from twotower.training.task import Given, Task, View
+from twotower.training.task import Given, Task, View, name_of
 from twotower.training.trained import Trained, TrainedViews
 from twotower.training.trainer import Trainer
 
@@ -140,52 +141,56 @@ def train(
     if mlflow is not None:
         told.append(MLflowLogger(mlflow))
     teller = Callbacks(told)
-    task = Task.of(
-        interactions, items=items, queries=queries, config=settings, name=name, private=private
-    )
-    dataset, sides, given = task.dataset, task.sides, task.config
-    check_baselines(dataset, baselines)
-    teller.on_data(dataset, task.decisions, sides.features)
-    towers: dict[str, Any] = {"query_tower": query_tower, "item_tower": item_tower}
-    custom = tuple(side for side in ("query", "item") if towers[f"{side}_tower"] is not None)
-    for side in custom:
-        if not any(t.feature.meaning != "id" for t in getattr(sides, side).transforms):
-            table = "queries" if side == "query" else "items"
-            raise ConfigError(
-                f"{side}_tower must have features to read, got a {side} table without any; "
-                f"give them as {table}=, or leave {side}_tower out."
-            )
-    settings, choices = resolve(given, dataset, custom=custom)
-    heats = () if custom else open_heats(given, settings, dataset)
-    teller.on_choices(told_with(choices, heats), settings)
-    untrained = deepcopy(towers) if seeds > 1 or learnt is not None else {}
-    of_seed = f", seed {settings.training.seed} (1 of {seeds})" if seeds > 1 else ""
-    best = train_best(
-        given,
-        Trainer(dataset, sides, settings, **towers),
-        heats,
-        out=target,
-        resume=resume,
-        minutes=minutes,
-        phase=f"training{of_seed}",
-        bar=bar,
-        teller=teller,
-    )
-    (trained,) = finish(
-        task,
-        best.trainer,
-        best.done,
-        out=target,
-        work=best.work,
-        histories=histories,
-        baselines=baselines,
-        learnt=learnt,
-        seeds=seeds,
-        untrained=untrained,
-        bar=bar,
-        teller=teller,
-    )
-    return trained
+    name = name or name_of(interactions)
+    with prepared_if_large(
+        interactions, items, queries, settings, out=target, tell=bar.on_phase
+    ) as (events, items, queries):
+        task = Task.of(
+            events, items=items, queries=queries, config=settings, name=name, private=private
+        )
+        dataset, sides, given = task.dataset, task.sides, task.config
+        check_baselines(dataset, baselines)
+        teller.on_data(dataset, task.decisions, sides.features)
+        towers: dict[str, Any] = {"query_tower": query_tower, "item_tower": item_tower}
+        custom = tuple(side for side in ("query", "item") if towers[f"{side}_tower"] is not None)
+        for side in custom:
+            if not any(t.feature.meaning != "id" for t in getattr(sides, side).transforms):
+                table = "queries" if side == "query" else "items"
+                raise ConfigError(
+                    f"{side}_tower must have features to read, got a {side} table without any; "
+                    f"give them as {table}=, or leave {side}_tower out."
+                )
+        settings, choices = resolve(given, dataset, custom=custom)
+        heats = () if custom else open_heats(given, settings, dataset)
+        teller.on_choices(told_with(choices, heats), settings)
+        untrained = deepcopy(towers) if seeds > 1 or learnt is not None else {}
+        of_seed = f", seed {settings.training.seed} (1 of {seeds})" if seeds > 1 else ""
+        best = train_best(
+            given,
+            Trainer(dataset, sides, settings, **towers),
+            heats,
+            out=target,
+            resume=resume,
+            minutes=minutes,
+            phase=f"training{of_seed}",
+            bar=bar,
+            teller=teller,
+        )
+        (trained,) = finish(
+            task,
+            best.trainer,
+            best.done,
+            out=target,
+            work=best.work,
+            histories=histories,
+            baselines=baselines,
+            learnt=learnt,
+            seeds=seeds,
+            untrained=untrained,
+            bar=bar,
+            teller=teller,
+        )
+        return trained
 
 
 @takes_keywords

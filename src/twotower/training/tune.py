@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 from twotower import html
 from twotower.caller import argument
 from twotower.config import Config
+from twotower.data.prepared.large_tables import prepared_if_large
 from twotower.data.tables import Table
 from twotower.errors import ConfigError, NothingLearntError
 from twotower.extras import library
@@ -27,7 +28,7 @@ from twotower.training.indexing import check_index
 from twotower.training.notebook import callback_of
 from twotower.training.race import Race
 from twotower.training.settings import value_of, with_values
-from twotower.training.task import Given, Task
+from twotower.training.task import Given, Task, name_of
 from twotower.training.trained import Trained
 from twotower.training.trainer import Trainer, TrainingDivergedError
 
@@ -153,65 +154,73 @@ def tune(
     target = check_output(out)
     folder = studies.study_folder(target, resume=resume)
     teller = callback_of(progress, tuning=True)
-    task = Task.of(
-        interactions, items=items, queries=queries, config=given, name=name, private=private
-    )
-    dataset, sides = task.dataset, task.sides
-    teller.on_data(dataset, task.decisions, sides.features)
-    deadline = time.monotonic() + 60 * minutes
-    default, _ = resolve(task.config, dataset)
-    values = studies.raced(folder) if resume else None
-    if values is None:
-        values = _raced(task, default, minutes, teller)
-    default, choices = resolve(with_values(task.config, values), dataset)
-    space = studies.search_space(default, dataset, sides, without=without)
-    if not space:
-        raise ConfigError("something must be left to search, got every setting fixed; use train.")
-    searched = tuple(f"searched: {studies.say(*entry)}" for entry in space.items())
-    teller.on_choices((*choices, *searched), default)
-    digest = hashlib.sha256(fingerprint(Trainer(dataset, sides, default)).encode())
-    digest.update(repr(sorted(space.items())).encode())
-    first = {name: studies.to_param(value_of(default, name)) for name in space}
-    study = studies.Study(folder, digest.hexdigest(), default.training.seed, space, first, values)
+    name = name or name_of(interactions)
+    with prepared_if_large(
+        interactions, items, queries, given, out=target, tell=teller.on_phase
+    ) as (events, items, queries):
+        task = Task.of(
+            events, items=items, queries=queries, config=given, name=name, private=private
+        )
+        dataset, sides = task.dataset, task.sides
+        teller.on_data(dataset, task.decisions, sides.features)
+        deadline = time.monotonic() + 60 * minutes
+        default, _ = resolve(task.config, dataset)
+        values = studies.raced(folder) if resume else None
+        if values is None:
+            values = _raced(task, default, minutes, teller)
+        default, choices = resolve(with_values(task.config, values), dataset)
+        space = studies.search_space(default, dataset, sides, without=without)
+        if not space:
+            raise ConfigError(
+                "something must be left to search, got every setting fixed; use train."
+            )
+        searched = tuple(f"searched: {studies.say(*entry)}" for entry in space.items())
+        teller.on_choices((*choices, *searched), default)
+        digest = hashlib.sha256(fingerprint(Trainer(dataset, sides, default)).encode())
+        digest.update(repr(sorted(space.items())).encode())
+        first = {name: studies.to_param(value_of(default, name)) for name in space}
+        study = studies.Study(
+            folder, digest.hexdigest(), default.training.seed, space, first, values
+        )
 
-    interrupted = _search(study, task, default, teller, deadline)
-    best, trials = study.best(), study.trials()
-    if best is None:
-        study.remove()
-        raise _nothing(trials, minutes, interrupted=interrupted)
-    teller.on_trials(trials, default)
+        interrupted = _search(study, task, default, teller, deadline)
+        best, trials = study.best(), study.trials()
+        if best is None:
+            study.remove()
+            raise _nothing(trials, minutes, interrupted=interrupted)
+        teller.on_trials(trials, default)
 
-    chosen = with_values(default, best.settings)
-    trainer = Trainer(dataset, sides, chosen)
-    done = study.work(best.number).load()
-    trainer.model.load_state_dict(done.best_model)
-    trainer.settle()
-    try:
-        if not interrupted:
-            forms = closed_forms(task.config, trainer, teller)
-            add_better_part(task.config, trainer, done, forms.parts, teller)
-            trainer, done = better_of(trainer, done, forms.alone, teller)
-    except NothingLearntError:  # the best trial is there
-        interrupted = True
-    tuning = {"trials": len(trials), "chosen": best.number, "validation": done.best_metric}
-    changed = studies.changes(best, default)
-    added, solver = trainer.config.towers.spectral_dim, trainer.config.training.solver
-    if added != default.towers.spectral_dim:
-        changed["towers.spectral_dim"] = (default.towers.spectral_dim, added)
-    if solver != default.training.solver:
-        changed = {"training.solver": (default.training.solver, solver)}
-        tuning |= {"chosen": None, "validation": done.best_metric}
-    (trained,) = finish(
-        task,
-        trainer,
-        done,
-        out=target,
-        histories=histories,
-        stopped_early=interrupted,
-        provenance={"tuning": tuning},
-        bar=teller,
-    )
-    return Tuned(trained, trials, default, changed, folder, interrupted)
+        chosen = with_values(default, best.settings)
+        trainer = Trainer(dataset, sides, chosen)
+        done = study.work(best.number).load()
+        trainer.model.load_state_dict(done.best_model)
+        trainer.settle()
+        try:
+            if not interrupted:
+                forms = closed_forms(task.config, trainer, teller)
+                add_better_part(task.config, trainer, done, forms.parts, teller)
+                trainer, done = better_of(trainer, done, forms.alone, teller)
+        except NothingLearntError:  # the best trial is there
+            interrupted = True
+        tuning = {"trials": len(trials), "chosen": best.number, "validation": done.best_metric}
+        changed = studies.changes(best, default)
+        added, solver = trainer.config.towers.spectral_dim, trainer.config.training.solver
+        if added != default.towers.spectral_dim:
+            changed["towers.spectral_dim"] = (default.towers.spectral_dim, added)
+        if solver != default.training.solver:
+            changed = {"training.solver": (default.training.solver, solver)}
+            tuning |= {"chosen": None, "validation": done.best_metric}
+        (trained,) = finish(
+            task,
+            trainer,
+            done,
+            out=target,
+            histories=histories,
+            stopped_early=interrupted,
+            provenance={"tuning": tuning},
+            bar=teller,
+        )
+        return Tuned(trained, trials, default, changed, folder, interrupted)
 
 
 def _raced(task: Task, default: Config, minutes: float, teller: Callback) -> dict[str, Any]:

@@ -10,11 +10,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from sandbox import tree_of
 from twotower.config import Config
@@ -27,6 +28,9 @@ from twotower.data.prepared.folder import Prepared, prepare_folder
 from twotower.data.prepared.manifest import MANIFEST, read_manifest
 from twotower.data.prepared.opening import open_prepared
 from twotower.errors import ConfigError, DataError
+from twotower.training.callbacks import Callback
+from twotower.training.pipeline import train
+from twotower.training.trained import Trained
 
 DAYS = ("2026-11-28", "2026-11-29", "2026-11-30")
 EVENTS = 300
@@ -509,3 +513,56 @@ def test_a_call_that_is_killed_goes_on(tmp_path: Path, call: str) -> None:
     assert tree_of(out) == tree_of(whole)
     assert not (tmp_path / "data.preparing").exists()
     assert read_manifest(out).partitions == read_manifest(whole).partitions
+
+
+class TestLargeTables:
+    """``train`` prepares a table by itself where it has many rows."""
+
+    SETTINGS: ClassVar[dict[str, Any]] = {
+        "training": {"solver": "gradient", "epochs": 1, "batch_size": 64, "precision": "float32"},
+        "towers": {"dim": 8, "history": "pooled", "question_time": "off", "query_id": "off"},
+    }
+
+    def trained(self, source: Path, out: Path | None, **more: Any) -> Trained:
+        return train(
+            source, out=out, config=self.SETTINGS, baselines=["popularity"], progress=None, **more
+        )
+
+    @pytest.mark.parametrize("is_written", [True, False])
+    def test_are_prepared_and_leave_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_written: bool
+    ) -> None:
+        folder = write_days(events(), tmp_path / "events")
+        expected = self.trained(folder, None)
+        items().write_parquet(tmp_path / "items.parquet")
+        monkeypatch.setattr(mapped, "MAPPED_FROM", EVENTS)
+        phases: list[str] = []
+
+        class Watch(Callback):
+            def on_phase(self, phase: str) -> None:
+                phases.append(phase)
+
+        out = tmp_path / "model" if is_written else None
+        found = train(
+            folder, out=out, config=self.SETTINGS, baselines=["popularity"], progress=Watch()
+        )
+        assert "sorting the events into" in phases[0]
+        assert isinstance(found.dataset.interactions.item_rows, np.memmap)
+        assert found.dataset.name == expected.dataset.name == "events"
+        # Batches are other ones, since they are read by blocks.
+        assert found.figures["popularity"] == expected.figures["popularity"]
+        assert {path.name for path in tmp_path.iterdir()} - {"model", "model.html"} == {
+            "events",
+            "items.parquet",
+        }
+
+    def test_fewer_rows_are_read_as_they_are(self, tmp_path: Path) -> None:
+        found = self.trained(write_days(events(), tmp_path / "events"), None)
+        assert not isinstance(found.dataset.interactions.item_rows, np.memmap)
+
+    def test_a_prepared_folder_gives_the_same_model(self, tmp_path: Path) -> None:
+        folder = write_days(events(), tmp_path / "events")
+        prepare_folder(folder, out=tmp_path / "data")
+        one, other = self.trained(folder, None), self.trained(tmp_path / "data", None)
+        for name, weights in one.retriever.contents.weights.items():
+            assert torch.equal(weights, other.retriever.contents.weights[name])

@@ -1,0 +1,91 @@
+"""Tables that are too large to be held in memory are prepared before they are used."""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from twotower.abandoned import temporary_folder
+from twotower.config import Config
+from twotower.data import mapped
+from twotower.data.input_files import files_of
+from twotower.data.prepared.folder import prepare_folder
+from twotower.data.prepared.manifest import is_prepared
+from twotower.data.tables import Table, reading
+
+Given = Any
+"""A table, or an array of features."""
+Events = Table | Mapping[str, Table]
+
+
+@contextmanager
+def prepared_if_large(
+    interactions: Events,
+    items: Given,
+    queries: Given,
+    config: Config,
+    *,
+    out: Path | None,
+    tell: Callable[[str], None],
+) -> Iterator[tuple[Events, Given, Given]]:
+    """Give the tables as they are, or a prepared folder in their place where they are large Parquet files.
+
+    The folder is ``OUT.training-data``, where an equal call that was killed finds it. It is removed at the
+    end, unless a training that was stopped can go on.
+
+    Args:
+        interactions: As ``train`` takes it.
+        items: As ``train`` takes it.
+        queries: As ``train`` takes it.
+        config: The settings.
+        out: The bundle to be; None makes the folder a temporary one.
+        tell: Is told how it goes.
+    """
+    paths = _paths_of(interactions)
+    are_tables = all(each is None or isinstance(each, str | Path) for each in (items, queries))
+    no_impressions = config.data.impressions_column is None
+    if not (paths and are_tables and no_impressions and _is_large(paths)):
+        yield interactions, items, queries
+        return
+    with ExitStack() as stack:
+        if out is None:
+            place = stack.enter_context(temporary_folder()) / "data"
+        else:
+            place = out.resolve().with_name(f"{out.resolve().name}.training-data")
+            stack.callback(
+                _remove, place, out.resolve().with_name(f"{out.resolve().name}.training")
+            )
+        events: Any = paths if isinstance(interactions, Mapping) else paths[""]
+        tell(f"sorting the events into {place}, since there are many")
+        prepare_folder(events, items=items, queries=queries, out=place, config=config)
+        yield place, None, None
+
+
+def _remove(place: Path, checkpoint: Path) -> None:
+    if not checkpoint.exists():
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _paths_of(interactions: Events) -> dict[str, str | Path]:
+    """Return the paths of tables, each by its part; none where one is no path."""
+    given = interactions if isinstance(interactions, Mapping) else {"": interactions}
+    paths = {name: each for name, each in given.items() if isinstance(each, str | Path)}
+    if len(paths) < len(given) or any(is_prepared(each) for each in paths.values()):
+        return {}
+    return paths
+
+
+def _is_large(paths: Mapping[str, str | Path]) -> bool:
+    """Return whether files of Parquet hold as many rows as stay on disk."""
+    num = 0
+    for source in paths.values():
+        for file in files_of(source):
+            with reading(
+                f"interactions {file.path!r}", None if file.is_remote else Path(file.path)
+            ):
+                if file.is_parquet:
+                    num += int(file.scan().select(pl.len()).collect().item())
+    return num >= mapped.MAPPED_FROM
