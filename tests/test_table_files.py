@@ -44,9 +44,12 @@ class TestFiles:
             "day=2026-11-30/part-1.parquet",
         ]
 
-    def test_names_of_folders_below_the_given_one_are_columns(self, days: Path) -> None:
-        assert table_files(days)[0].keys == {"day": "2026-11-29"}
-        assert table_files(days / "day=2026-11-29")[0].keys == {}
+    @pytest.mark.parametrize(
+        "given", ["", "day=2026-11-29", "day=2026-11-29/part-0.parquet", "day=2026-11-29/*.parquet"]
+    )
+    def test_names_of_folders_are_columns(self, days: Path, given: str) -> None:
+        """Those from the first one above that is no column on: a=b is not."""
+        assert table_files(days / given)[0].keys == {"day": "2026-11-29"}
 
     @pytest.mark.parametrize("pattern", ["day=*/part-0.parquet", "**/part-0.parquet"])
     def test_a_pattern_names_files(self, days: Path, pattern: str) -> None:
@@ -56,7 +59,7 @@ class TestFiles:
 
     def test_a_file_is_itself(self, days: Path) -> None:
         one = days / "day=2026-11-29" / "part-0.parquet"
-        assert table_files(one) == (TableFile(str(one)),)
+        assert table_files(one) == (TableFile(str(one), {"day": "2026-11-29"}),)
 
     @pytest.mark.parametrize("name", ["", "*.parquet"])
     def test_no_file_is_refused(self, tmp_path: Path, name: str) -> None:

@@ -82,7 +82,7 @@ def table_files(source: str | Path, *, what: str = "interactions") -> tuple[Tabl
         source: A file; a folder, with all folders in it, in which names that begin with ``.`` or ``_`` are
             passed over, and any but Parquet where there is some; a glob pattern, in which ``**`` stands
             for any folders; or an address such as ``s3://bucket/events/*.parquet``. Folders named
-            ``key=value`` are columns.
+            ``key=value`` are columns, also where the path itself goes through them.
         what: Names the table in messages.
 
     Raises:
@@ -93,7 +93,7 @@ def table_files(source: str | Path, *, what: str = "interactions") -> tuple[Tabl
         return _remote_files(text)
     path = Path(text).expanduser()
     if path.is_dir():
-        root = path
+        root = _root_of(path)
         found = sorted(
             each
             for each in path.rglob("*")
@@ -102,11 +102,11 @@ def table_files(source: str | Path, *, what: str = "interactions") -> tuple[Tabl
         )
         found = [each for each in found if each.suffix == ".parquet"] or found
     elif _is_pattern(text):
-        root = Path(*_before_pattern(path))
+        root = _root_of(Path(*_before_pattern(path)))
         found = sorted(Path(each) for each in glob(str(path), recursive=True))  # noqa: PTH207 - absolute too
         found = [each for each in found if each.is_file()]
     else:
-        return (TableFile(str(path)),)
+        root, found = _root_of(path.parent), [path]
     if not found:
         raise DataError(f"{what} '{path}' must hold files, got none; check the path.")
     return tuple(TableFile(str(each), _keys_of(each.relative_to(root))) for each in found)
@@ -162,6 +162,16 @@ def _before_pattern(path: Path) -> tuple[str, ...]:
     parts = path.parts
     first = next(place for place, part in enumerate(parts) if has_magic(part))
     return parts[:first] or (".",)
+
+
+def _root_of(folder: Path) -> Path:
+    """Return the folder above those named ``key=value`` in which a path begins.
+
+    A day that is named alone has the columns that it has among others.
+    """
+    while "=" in folder.name:
+        folder = folder.parent
+    return folder
 
 
 def _keys_of(path: Path) -> dict[str, str | None]:

@@ -15,7 +15,11 @@ BLOCK_CELLS = 1 << 24
 
 
 def blocks_of(
-    file: TableFile, types: dict[str, pl.DataType], *, start: int = 0
+    file: TableFile,
+    types: dict[str, pl.DataType],
+    *,
+    start: int = 0,
+    what: str = "interactions",
 ) -> Iterator[tuple[int, pl.DataFrame]]:
     """Yield the rows of a file in order, each block with the number of rows before it.
 
@@ -25,15 +29,16 @@ def blocks_of(
         file: The file.
         types: Of its keys.
         start: The first block that is wanted, from 0.
+        what: Names the table in messages.
 
     Raises:
         DataError: The file cannot be read.
     """
-    subject, path = f"interactions {file.path!r}", None if file.is_remote else Path(file.path)
+    subject, path = f"{what} {file.path!r}", None if file.is_remote else Path(file.path)
     with reading(subject, path):
         is_parquet = file.is_parquet
     if not is_parquet:
-        frame = read_table(file.path)
+        frame = read_table(file.path, what=what)
         size = block_rows(frame.width)
         for place in range(start * size, len(frame), size):
             yield place, file.with_keys(frame.slice(place, size), types)
@@ -48,7 +53,7 @@ def blocks_of(
         yield place, file.with_keys(frame, types)
 
 
-def digest_of(file: TableFile) -> str:
+def digest_of(file: TableFile, what: str = "interactions") -> str:
     """Return the SHA-256 of what a file holds, in hexadecimal.
 
     Raises:
@@ -56,10 +61,10 @@ def digest_of(file: TableFile) -> str:
     """
     if not file.is_remote:
         path = Path(file.path)
-        with reading(f"interactions {file.path!r}", path), path.open("rb") as opened:
+        with reading(f"{what} {file.path!r}", path), path.open("rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()
     found = hashlib.sha256()
-    for _, frame in blocks_of(file, {}):
+    for _, frame in blocks_of(file, {}, what=what):
         bytes_of = frame.write_ipc_stream(None, compat_level=pl.CompatLevel.oldest())
         found.update(bytes_of.getbuffer())
     return found.hexdigest()
@@ -92,7 +97,7 @@ def read_files(source: Table, *, what: str = "interactions") -> pl.DataFrame:
     types = types_of_keys(files)
     found: list[pl.DataFrame] = []
     for file in files:
-        for _, frame in blocks_of(file, types):
+        for _, frame in blocks_of(file, types, what=what):
             found.append(check_columns(frame, found[0].schema, file.path) if found else frame)
     if not sum(map(len, found)):
         raise DataError(f"{what} '{source}' must hold rows, got files without any.")

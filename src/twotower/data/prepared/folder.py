@@ -52,6 +52,8 @@ except ImportError:  # Windows has no such locks
 
 NO_ID = "without an id"
 """Why a row is left out."""
+_WHAT = {"query": "queries", "item": "items"}
+"""How messages name the table of a side."""
 Tell = Callable[[str], None]
 
 
@@ -239,8 +241,8 @@ class _Call:
             "data": plain(config),
             "features": plain(features),
             "sides": {
-                side: None if table is None else _digest_of(table)
-                for side, table in (("item", items), ("query", queries))
+                what: None if table is None else _digest_of(table, what)
+                for what, table in (("items", items), ("queries", queries))
             },
             "before": "" if before is None else before.key,
         }
@@ -353,7 +355,7 @@ class _Call:
         merge_pieces(folders, query_ids, item_ids, partition, by_time=manifest.by_time)
         for side, table in (("query", self.queries), ("item", self.items)):
             if table is not None:
-                read_files(table, what=f"{side} table").write_parquet(
+                read_files(table, what=_WHAT[side]).write_parquet(
                     partition / f"{side}_table.parquet"
                 )
         root = out if self.is_append else work / "new"
@@ -532,10 +534,11 @@ def _new_ones(
     return [each for each in digests if each[2] not in known]
 
 
-def _digest_of(table: Table) -> str:
+def _digest_of(table: Table, what: str) -> str:
     if isinstance(table, str | Path):
-        return digest_of(TableFile(str(Path(table).expanduser())))
-    return hashlib.sha256(_bytes_of(read_table(table))).hexdigest()
+        digests = [digest_of(file, what) for file in files_of(table, what=what)]
+        return hashlib.sha256("".join(digests).encode()).hexdigest()
+    return hashlib.sha256(_bytes_of(read_table(table, what=what))).hexdigest()
 
 
 def _bytes_of(frame: pl.DataFrame) -> bytes:
