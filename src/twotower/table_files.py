@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import polars as pl
+from polars.exceptions import PolarsError
 
 from twotower.errors import DataError
 
@@ -90,7 +91,7 @@ def table_files(source: str | Path, *, what: str = "interactions") -> tuple[Tabl
     """
     text = address_of(source)
     if _REMOTE in text:
-        return _remote_files(text)
+        return _remote_files(text, what)
     path = Path(text).expanduser()
     if path.is_dir():
         root = _root_of(path)
@@ -183,9 +184,20 @@ def _keys_of(path: Path) -> dict[str, str | None]:
     return keys
 
 
-def _remote_files(address: str) -> tuple[TableFile, ...]:
+def _remote_files(address: str, what: str) -> tuple[TableFile, ...]:
+    if not has_magic(address) and not address.endswith((".parquet", "/")):
+        address += "/"  # ``Path`` takes it away, and without it this would be a file
     scan = pl.scan_parquet(address, hive_partitioning=False, include_file_paths=_PATH)
-    paths = scan.select(pl.col(_PATH).unique()).collect().to_series().sort().to_list()
+    try:
+        paths = scan.select(pl.col(_PATH).unique()).collect().to_series().sort().to_list()
+    except (PolarsError, OSError) as error:
+        reason = str(error).split("\n", 1)[0]
+        if "paths were empty" in reason:
+            reason = "no file"
+        raise DataError(
+            f"{what} {address!r} must be Parquet files that can be read, got: {reason}; check the address "
+            "and the credentials."
+        ) from error
     base = Path(*_before_pattern(Path(address))) if has_magic(address) else Path(address)
     depth = len(base.parts)
     return tuple(TableFile(path, _keys_of(Path(*Path(path).parts[depth:]))) for path in paths)

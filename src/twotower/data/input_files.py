@@ -8,7 +8,7 @@ import polars as pl
 
 from twotower.data.tables import Table, plain_types, read_table, reading
 from twotower.errors import DataError
-from twotower.table_files import TableFile, is_of_many, table_files, types_of_keys
+from twotower.table_files import TableFile, address_of, is_of_many, table_files, types_of_keys
 
 BLOCK_CELLS = 1 << 24
 """Cells of a block: what is held in memory at a time."""
@@ -81,7 +81,7 @@ def files_of(source: str | Path, *, what: str = "interactions") -> tuple[TableFi
     Raises:
         DataError: There is none, or an object store does not answer.
     """
-    with reading(f"{what} {str(source)!r}", None):
+    with reading(f"{what} {address_of(source)!r}", None):
         return table_files(source, what=what)
 
 
