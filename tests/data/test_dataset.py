@@ -1,5 +1,5 @@
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -8,7 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twotower.data.dataset import Cases, Dataset, EntityTable, Interactions, Part
+from twotower.arrays import Ints
+from twotower.chinese import in_chinese
+from twotower.data import dataset as dataset_module
+from twotower.data import mapped
+from twotower.data.dataset import (
+    Cases,
+    Dataset,
+    EntityTable,
+    Interactions,
+    Part,
+    counted,
+    query_blocks,
+)
+from twotower.data.preparation import prepare
+from twotower.data.splits import split
 from twotower.histories import Histories
 from twotower.vocab import FIRST_ROW, Vocabulary
 
@@ -202,3 +216,100 @@ def test_sizes_are_of_entities_and_events() -> None:
         [4],
         [6, 2],
     ]
+
+
+class TestManyQueries:
+    """Of more queries than can be ranked, a sample is."""
+
+    @pytest.fixture
+    def many(self, monkeypatch: pytest.MonkeyPatch) -> tuple[Dataset, Cases]:
+        rng = np.random.default_rng(0)
+        frame = pl.DataFrame(
+            {
+                "user_id": rng.integers(0, 90, 900),
+                "item_id": rng.integers(0, 40, 900),
+                "timestamp": 1_600_000_000 + np.arange(900),
+            }
+        )
+        prepared = prepare(frame).dataset
+        everyone = split(prepared).cases(Part.TEST)
+        monkeypatch.setattr(dataset_module, "MOST_SCORES", 40 * 25)
+        monkeypatch.setattr(dataset_module, "LEAST_CASES", 20)
+        return split(prepared), everyone
+
+    def test_they_are_cases_as_they_were(self, many: tuple[Dataset, Cases]) -> None:
+        dataset, everyone = many
+        cases = dataset.cases(Part.TEST)
+        assert len(cases) == dataset.most_cases == 25 < len(everyone)
+        assert (np.diff(cases.query_rows) > 0).all()
+        expected = everyone.take(np.searchsorted(everyone.query_rows, cases.query_rows))
+        assert cases.query_rows.tolist() == expected.query_rows.tolist()
+        for mine, theirs in (
+            (cases.histories, expected.histories),
+            (cases.targets, expected.targets),
+        ):
+            assert mine.offsets.tolist() == theirs.offsets.tolist()
+            assert mine.item_rows.tolist() == theirs.item_rows.tolist()
+        assert cases.times is not None
+        assert expected.times is not None
+        assert cases.times.tolist() == expected.times.tolist()
+
+    def test_they_are_the_same_each_time(self, many: tuple[Dataset, Cases]) -> None:
+        dataset, _ = many
+        one, other = dataset.cases(Part.TEST), replace(dataset, name="other").cases(Part.TEST)
+        assert one.query_rows.tolist() == other.query_rows.tolist()
+        # Another part has another sample.
+        assert dataset.cases(Part.VALID).query_rows.tolist() != one.query_rows.tolist()
+
+    def test_they_are_told(self, many: tuple[Dataset, Cases]) -> None:
+        dataset, everyone = many
+        note = (
+            f"test: a sample of 25 of {len(everyone)} queries is ranked, the same for every method."
+        )
+        assert note in dataset.notes
+        assert all(in_chinese(each) for each in dataset.notes)
+
+    def test_a_large_catalogue_leaves_enough(
+        self, many: tuple[Dataset, Cases], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        dataset, _ = many
+        monkeypatch.setattr(dataset_module, "MOST_SCORES", 1)
+        assert dataset.most_cases == len(dataset.cases(Part.TEST)) == 20
+
+
+class TestBlocks:
+    OFFSETS: ClassVar[Ints] = np.array([0, 0, 3, 3, 4, 9, 9])
+
+    @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 9, 100])
+    def test_are_whole_queries_and_all_of_them(
+        self, size: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        runs = list(query_blocks(self.OFFSETS, size))
+        assert [low for low, _ in runs] == [0, *(high for _, high in runs[:-1])]
+        assert runs[-1][1] == 6
+        lengths = np.diff(self.OFFSETS)
+        assert all(lengths[low:high].sum() <= size or high - low == 1 for low, high in runs)
+        monkeypatch.setattr(mapped, "BLOCK_VALUES", size)
+        mask = np.array([1, 0, 1, 1, 0, 0, 1, 1, 0], np.bool_)
+        assert counted(self.OFFSETS, mask).tolist() == [0, 2, 0, 1, 2, 0]
+
+    def test_of_nothing(self) -> None:
+        assert list(query_blocks(np.array([0]), 4)) == []
+        assert counted(np.array([0]), np.zeros(0, np.bool_)).tolist() == []
+        assert list(query_blocks(np.zeros(4, np.int64), 4)) == [(0, 3)]
+
+    def test_events_between_rows(self) -> None:
+        events = dataset_of(HAND).interactions
+        found = events.between(2, 4)
+        start, end = events.offsets[2], events.offsets[4]
+        assert found.item_rows.tolist() == events.item_rows[start:end].tolist()
+        assert (found.query_rows + 2).tolist() == events.query_rows[start:end].tolist()
+        assert found.offsets.tolist() == (events.offsets[2:5] - start).tolist()
+
+
+def test_a_part_is_cut_once_and_not_taken_over_by_another_split() -> None:
+    dataset = dataset_of(HAND)
+    assert dataset.part(Part.TRAIN) is dataset.part(Part.TRAIN)
+    other = replace(dataset, parts=np.full_like(dataset.parts, Part.TRAIN))
+    assert len(other.part(Part.TRAIN)) == len(dataset.interactions)
+    assert len(dataset.part(Part.TRAIN)) < len(dataset.interactions)

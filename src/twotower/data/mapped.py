@@ -59,7 +59,7 @@ def where(column: npt.NDArray[Any], mask: Bools, num: int) -> npt.NDArray[Any]:
 def _unnamed(folder: Path) -> IO[bytes]:
     try:
         return tempfile.TemporaryFile(dir=folder)
-    except PermissionError:  # somebody else's folder
+    except (PermissionError, FileNotFoundError):  # somebody else's folder, or one that is gone
         return tempfile.TemporaryFile()
 
 
