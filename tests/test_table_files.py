@@ -1,5 +1,6 @@
 """A test of the files that make up a table: which a path names, and what their folders say."""
 
+import os
 from pathlib import Path
 
 import polars as pl
@@ -72,6 +73,36 @@ class TestFiles:
         assert address_of(Path(given)).startswith("s3://bucket/events")
 
 
+class TestLinks:
+    def test_lead_to_files_once(self, days: Path, tmp_path: Path) -> None:
+        (tmp_path / "events").mkdir()
+        (tmp_path / "events" / "linked").symlink_to(days)
+        (tmp_path / "events" / "back").symlink_to(tmp_path / "events")
+        for given in ("events", "events/**/*.parquet"):
+            assert len(table_files(tmp_path / given)) == 4
+
+    def test_parquet_is_known_by_its_bytes(self, tmp_path: Path) -> None:
+        for name in ("a.parquet", "b.pq", "c"):
+            table(1).write_parquet(tmp_path / name)
+        (tmp_path / "notes.parquet").write_text("x")
+        assert [Path(file.path).name for file in table_files(tmp_path)] == [
+            "a.parquet",
+            "b.pq",
+            "c",
+        ]
+
+    @pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
+    def test_a_name_that_cannot_be_is_for_whoever_reads_it(self, name: str) -> None:
+        assert not is_of_many(name)
+        assert address_of(name) == name
+
+    def test_a_name_that_is_not_utf8_is_refused(self, tmp_path: Path) -> None:
+        table(1).write_parquet(tmp_path / "x.parquet")
+        (tmp_path / "x.parquet").rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.parquet"))
+        with pytest.raises(DataError, match="must have names in UTF-8"):
+            table_files(tmp_path)
+
+
 class TestKeys:
     @pytest.mark.parametrize(
         ("values", "dtype"),
@@ -93,6 +124,17 @@ class TestKeys:
     def test_all_files_have_the_same(self) -> None:
         with pytest.raises(DataError, match="got day for 'a' and none for 'b'"):
             types_of_keys([TableFile("a", {"day": "1"}), TableFile("b")])
+
+    def test_a_column_of_that_name_must_say_the_same(self) -> None:
+        frame = pl.DataFrame({"day": [1, 1]})
+        found = TableFile("x", {"day": "1"}).with_keys(frame, {"day": pl.Int64()})
+        assert found.equals(frame)
+        with pytest.raises(DataError, match="must hold in 'day' what its folder says, '2'"):
+            TableFile("x", {"day": "2"}).with_keys(frame, {"day": pl.Int64()})
+
+    def test_a_value_of_another_type_is_refused(self) -> None:
+        with pytest.raises(DataError, match="key 'day' must have values of type Int64, got 'x'"):
+            TableFile("f", {"day": "x"}).with_keys(table(1), {"day": pl.Int64()})
 
     def test_nothing_is_null_and_escapes_are_read(self, tmp_path: Path) -> None:
         for name in (f"city={NO_VALUE}", "city=S%C3%A3o%20Paulo"):

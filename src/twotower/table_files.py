@@ -1,7 +1,8 @@
 """Files that make up a table: of a folder, of a glob pattern, or of an object store."""
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from glob import glob, has_magic
 from pathlib import Path
@@ -11,6 +12,7 @@ import polars as pl
 from polars.exceptions import PolarsError
 
 from twotower.errors import DataError
+from twotower.paths import is_utf8, shown
 
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 _REMOTE = "://"
@@ -46,8 +48,7 @@ class TableFile:
         """
         if self.is_remote:
             return True
-        with Path(self.path).open("rb") as file:
-            return file.read(len(_MAGIC)) == _MAGIC
+        return _is_parquet(Path(self.path))
 
     def scan(self) -> pl.LazyFrame:
         """Return the rows of a Parquet file, without its keys."""
@@ -59,13 +60,36 @@ class TableFile:
         Args:
             frame: The rows.
             types: Of the keys; see ``types_of_keys``.
+
+        Raises:
+            DataError: A key has another type, or a column of its name has other values.
         """
         columns = []
         for name, dtype in types.items():
-            value = pl.lit(self.keys.get(name), pl.String)
-            read = value.str.to_date("%Y-%m-%d") if dtype == pl.Date else value.cast(dtype)
-            columns.append(read.alias(name))
-        return frame.with_columns(columns)
+            text = self.keys[name]
+            value = pl.lit(text, pl.String)
+            is_date = dtype == pl.Date
+            read = (
+                value.str.to_date("%Y-%m-%d", strict=False)
+                if is_date
+                else value.cast(dtype, strict=False)
+            )
+            column = pl.select(read.alias(name)).to_series()
+            if column.null_count() and text is not None:
+                raise DataError(
+                    f"folders of the key {name!r} must have values of type {dtype}, got {text!r} for "
+                    f"{self.path!r}; rename the folder."
+                )
+            if name in frame.columns and not (frame[name].cast(pl.String) == text).all():
+                raise DataError(
+                    f"{self.path!r} must hold in {name!r} what its folder says, {text!r}, got other "
+                    "values; rename the folder or the column."
+                )
+            columns.append(column)
+        return frame.with_columns(
+            column.new_from_index(0, len(frame)) if len(frame) else column.clear()
+            for column in columns
+        )
 
 
 def is_of_many(source: object) -> bool:
@@ -73,7 +97,14 @@ def is_of_many(source: object) -> bool:
     if not isinstance(source, str | Path):
         return False
     text = address_of(source)
-    return _REMOTE in text or Path(text).expanduser().is_dir() or _is_pattern(text)
+    return _REMOTE in text or _is_folder(Path(text).expanduser()) or _is_pattern(text)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # a name that is too long, say: whoever reads it says so
+        return False
 
 
 def table_files(source: str | Path, *, what: str = "interactions") -> tuple[TableFile, ...]:
@@ -93,24 +124,44 @@ def table_files(source: str | Path, *, what: str = "interactions") -> tuple[Tabl
     if _REMOTE in text:
         return _remote_files(text, what)
     path = Path(text).expanduser()
-    if path.is_dir():
-        root = _root_of(path)
-        found = sorted(
-            each
-            for each in path.rglob("*")
-            if not any(name.startswith((".", "_")) for name in each.relative_to(path).parts)
-            and each.is_file()
-        )
-        found = [each for each in found if each.suffix == ".parquet"] or found
+    if not is_utf8(path):
+        raise DataError(f"{what} must have a name in UTF-8, got {shown(path)!r}; rename the file.")
+    if _is_folder(path):
+        root, found = _root_of(path), sorted(_files_below(path))
+        if any(_is_parquet(each) for each in found):
+            found = [each for each in found if _is_parquet(each)]
     elif _is_pattern(text):
         root = _root_of(Path(*_before_pattern(path)))
         found = sorted(Path(each) for each in glob(str(path), recursive=True))  # noqa: PTH207 - absolute too
         found = [each for each in found if each.is_file()]
     else:
         root, found = _root_of(path.parent), [path]
+    # ``**`` follows links, also those that lead back.
+    found = list({os.path.realpath(each): each for each in reversed(found)}.values())[::-1]
     if not found:
         raise DataError(f"{what} '{path}' must hold files, got none; check the path.")
+    strange = [each for each in found if not is_utf8(each)]
+    if strange:
+        raise DataError(
+            f"files of {what} must have names in UTF-8, got {shown(strange[0])!r}; rename the file."
+        )
     return tuple(TableFile(str(each), _keys_of(each.relative_to(root))) for each in found)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder and of all in it, also through links, each folder once."""
+    seen = set()
+    for at, folders, files in os.walk(folder, followlinks=True):
+        is_new = (place := os.path.realpath(at)) not in seen
+        seen.add(place)
+        folders[:] = [name for name in folders if is_new and not name.startswith((".", "_"))]
+        if is_new:
+            yield from (Path(at, name) for name in files if not name.startswith((".", "_")))
+
+
+def _is_parquet(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
 
 
 def types_of_keys(files: Sequence[TableFile]) -> dict[str, pl.DataType]:
@@ -143,7 +194,11 @@ def types_of_keys(files: Sequence[TableFile]) -> dict[str, pl.DataType]:
 def address_of(source: str | Path) -> str:
     """Return a path as text, and an address as it was before it was a ``Path``."""
     text = str(source)
-    return text if Path(text).exists() else _SHORTENED.sub(rf"\1{_REMOTE}", text, count=1)
+    try:
+        is_there = Path(text).exists()
+    except (OSError, ValueError):
+        return text
+    return text if is_there else _SHORTENED.sub(rf"\1{_REMOTE}", text, count=1)
 
 
 def _dates(values: pl.Series) -> pl.Series:
@@ -155,7 +210,10 @@ def _named(keys: dict[str, str | None]) -> str:
 
 
 def _is_pattern(text: str) -> bool:
-    return has_magic(text) and not Path(text).expanduser().exists()
+    try:
+        return has_magic(text) and not Path(text).expanduser().exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _before_pattern(path: Path) -> tuple[str, ...]:

@@ -63,7 +63,8 @@ def test_the_commands_of_the_page_work_one_after_the_other(folder: Path) -> None
         assert outcome.code == 0, outcome.err
         said.append(outcome.out)
     checked, prepared, _, appended, again = said
-    assert "450 rows of 3 files: 450 events of 60 queries with 45 items." in checked
+    assert "450 rows of 3 files: 450 events." in checked
+    assert "There are 60 queries and 45 items, those without events included." in checked
     assert checked.rstrip().endswith("Nothing was written.")
     assert "Next: twotower train --interactions data --out model" in prepared
     assert "data now holds 600 events." in appended

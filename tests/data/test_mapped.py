@@ -52,15 +52,15 @@ def test_a_folder_that_is_gone_is_none_to_write_to(tmp_path: Path) -> None:
 class TestColumnFile:
     def test_is_what_numpy_saves(self, tmp_path: Path) -> None:
         values = np.linspace(0, 1, 10)
-        file = ColumnFile(tmp_path / "x.npy", np.float64, 10)
-        for own in blocks(10):
-            file.append(values[own])
-        file.close()
+        with ColumnFile(tmp_path / "x.npy", np.float64, 10) as file:
+            for own in blocks(10):
+                file.append(values[own])
         np.save(tmp_path / "y.npy", values)
         assert (tmp_path / "x.npy").read_bytes() == (tmp_path / "y.npy").read_bytes()
 
     def test_counts_what_is_missing(self, tmp_path: Path) -> None:
-        file = ColumnFile(tmp_path / "x.npy", np.int32, 3)
-        file.append(np.zeros(2, np.int32))
-        with pytest.raises(ValueError, match="1 values are missing"):
-            file.close()
+        with (
+            pytest.raises(ValueError, match="1 values are missing"),
+            ColumnFile(tmp_path / "x.npy", np.int32, 3) as file,
+        ):
+            file.append(np.zeros(2, np.int32))

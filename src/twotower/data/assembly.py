@@ -200,13 +200,7 @@ def entities(
     if ids.dtype != of_events.dtype:
         ids, of_events = ids.cast(pl.String), of_events.cast(pl.String)
         frame = frame.with_columns(ids.rename(key))
-    is_there = of_events.is_in(ids.implode())
-    if not is_there.any():
-        raise DataError(
-            f"{what} must share ids with the interactions, got none in common: "
-            f"{key!r} begins with {ids[0]!r}, {column!r} with {of_events[0]!r}; "
-            f"name the column: {passing(**{f'{role}_column': 'NAME'})}."
-        )
+    is_there = check_shared(ids, of_events, what, column)
     if not is_there.all():
         missing = of_events.filter(~is_there)
         share = seen.counts[~is_there.to_numpy()].sum() / seen.counts.sum()
@@ -224,6 +218,31 @@ def entities(
     all_ids = vocabulary.ids.rename(key).to_frame()
     frame = all_ids.join(frame, on=key, how="left", maintain_order="left")
     return EntityTable(vocabulary, frame, key, own.forms)
+
+
+def check_shared(ids: pl.Series, of_events: pl.Series, what: str, column: str) -> pl.Series:
+    """Return which ids of events a side's table has, and refuse a table that has none of them.
+
+    Args:
+        ids: Of the table, with the name of its column.
+        of_events: Distinct ids of the events.
+        what: Names the table: ``items`` or ``queries``.
+        column: Name of the ids' column in the events.
+
+    Raises:
+        DataError: It has none.
+    """
+    if ids.dtype != of_events.dtype:
+        ids, of_events = ids.cast(pl.String), of_events.cast(pl.String)
+    is_there = of_events.is_in(ids.implode())
+    if not is_there.any():
+        role = "item" if what == "items" else "query"
+        raise DataError(
+            f"{what} must share ids with the interactions, got none in common: "
+            f"{ids.name!r} begins with {ids[0]!r}, {column!r} with {of_events[0]!r}; "
+            f"name the column: {passing(**{f'{role}_column': 'NAME'})}."
+        )
+    return is_there
 
 
 def check_positives(num: int, num_rows: int, reader: EventReader) -> None:

@@ -250,7 +250,9 @@ def checked_weights(series: pl.Series, *, where: Bools | None = None) -> Float32
     return _checked(series, where, "weight", rule, remedy, lambda values: values > 0)
 
 
-def checked_ids(series: pl.Series, *, role: Role, drop_null: bool) -> tuple[pl.Series, Bools]:
+def checked_ids(
+    series: pl.Series, *, role: Role, drop_null: bool, is_block: bool = False
+) -> tuple[pl.Series, Bools]:
     """Return the ids as integers or strings, and which rows to keep.
 
     Null, NaN, an empty string and one of white space only are null ids. Floats that are whole
@@ -260,6 +262,7 @@ def checked_ids(series: pl.Series, *, role: Role, drop_null: bool) -> tuple[pl.S
         series: ``(n,)`` ids as read.
         role: ``QUERY`` or ``ITEM``; names the column in messages.
         drop_null: Whether rows with a null id are to be left out instead of refused.
+        is_block: Whether other rows of the column may hold ids where these hold none.
 
     Returns:
         ``(n,)`` ids, int64 or string, null where not kept; ``(n,)`` mask of the rows to keep, all
@@ -272,7 +275,7 @@ def checked_ids(series: pl.Series, *, role: Role, drop_null: bool) -> tuple[pl.S
     what = f"the {role} id column {series.name!r}"
     ids = _as_ids(series, what)
     missing = ids.is_null().to_numpy()
-    if missing.all():
+    if missing.all() and not (is_block and drop_null):
         raise DataError(
             f"{what} must hold ids, got {len(ids)} rows that are all null or empty; "
             f"pass another {passing(**{f'{role}_column': 'NAME'})}."

@@ -471,6 +471,17 @@ class Dataset:
         """How many queries are ranked at most in an evaluation, by the size of the catalogue."""
         return max(LEAST_CASES, MOST_SCORES // max(1, self.num_items))
 
+    def sampled(self, part: Part) -> str | None:
+        """Return a sentence on the sample of a part's queries that is ranked; None where all are."""
+        is_asked = (self.parts == part) & self.interactions.is_positive
+        num = int((counted(self.interactions.offsets, is_asked) > 0).sum())
+        if num <= self.most_cases:
+            return None
+        return (
+            f"{part.name.lower()}: a sample of {self.most_cases:,} of {num:,} queries is ranked, the same "
+            "for every method."
+        )
+
     def share_of_new(self, part: Part) -> float:
         """Return the share of a part's queries of which no earlier part has an event that is read."""
         events = self.interactions

@@ -83,21 +83,26 @@ class EventReader:
             )
         return cls(roles, form, config)
 
-    def read(self, frame: pl.DataFrame, *, is_learnt: Bools | None = None) -> EventBlock:
+    def read(
+        self, frame: pl.DataFrame, *, is_learnt: Bools | None = None, is_block: bool = False
+    ) -> EventBlock:
         """Return the events of rows of the table.
 
         Args:
             frame: ``m`` rows, with the columns and types of the table that the reader was made of.
             is_learnt: ``(m,)`` bool, which rows may be learnt: only they need a position. None: all.
+            is_block: Whether these are only some of the rows.
 
         Raises:
             DataError: A row cannot be read; the first one is named.
         """
         roles, drop = self.roles, self.config.drop_null_ids
         query_ids, has_query = columns.checked_ids(
-            frame[roles.query], role=Role.QUERY, drop_null=drop
+            frame[roles.query], role=Role.QUERY, drop_null=drop, is_block=is_block
         )
-        item_ids, has_item = columns.checked_ids(frame[roles.item], role=Role.ITEM, drop_null=drop)
+        item_ids, has_item = columns.checked_ids(
+            frame[roles.item], role=Role.ITEM, drop_null=drop, is_block=is_block
+        )
         is_kept = has_query & has_item
         times = None
         if roles.time is not None and self.time_form is not None:

@@ -1,7 +1,7 @@
 """Tables of many files, read whole or by blocks of rows."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -11,7 +11,12 @@ from twotower.errors import DataError
 from twotower.table_files import TableFile, address_of, is_of_many, table_files, types_of_keys
 
 BLOCK_CELLS = 1 << 24
-"""Cells of a block: what is held in memory at a time."""
+"""Most cells of a block: what is held in memory at a time."""
+BLOCK_BYTES = 1 << 29
+"""Most bytes of a block, about, by those of the first rows of its file."""
+_FIRST_ROWS = 10_000
+MANIFEST, SCHEMA = "manifest.json", "schema.parquet"
+"""The files that make a folder a prepared one."""
 
 
 def blocks_of(
@@ -39,14 +44,14 @@ def blocks_of(
         is_parquet = file.is_parquet
     if not is_parquet:
         frame = read_table(file.path, what=what)
-        size = block_rows(frame.width)
+        size = block_rows(frame.head(_FIRST_ROWS))
         for place in range(start * size, len(frame), size):
             yield place, file.with_keys(frame.slice(place, size), types)
         return
     with reading(subject, path):
         scan = file.scan()
         num = int(scan.select(pl.len()).collect().item())
-        size = block_rows(len(scan.collect_schema()))
+        size = block_rows(scan.head(_FIRST_ROWS).collect())
     for place in range(start * size, num, size):
         with reading(subject, path):
             frame = plain_types(scan.slice(place, size).collect())
@@ -70,9 +75,11 @@ def digest_of(file: TableFile, what: str = "interactions") -> str:
     return found.hexdigest()
 
 
-def block_rows(num_columns: int) -> int:
-    """Return how many rows of a table are read at a time."""
-    return max(1, BLOCK_CELLS // max(num_columns, 4))
+def block_rows(first: pl.DataFrame) -> int:
+    """Return how many rows of a file are read at a time, by its first rows."""
+    by_cells = BLOCK_CELLS // max(first.width, 4)
+    bytes_a_row = first.estimated_size() / max(1, len(first))
+    return max(1, min(by_cells, int(BLOCK_BYTES / max(1.0, bytes_a_row))))
 
 
 def files_of(source: str | Path, *, what: str = "interactions") -> tuple[TableFile, ...]:
@@ -81,8 +88,23 @@ def files_of(source: str | Path, *, what: str = "interactions") -> tuple[TableFi
     Raises:
         DataError: There is none, or an object store does not answer.
     """
+    if is_prepared(source):
+        raise DataError(
+            f"{what} must be a table, got the prepared folder '{source}'; give it as interactions, alone."
+        )
     with reading(f"{what} {address_of(source)!r}", None):
         return table_files(source, what=what)
+
+
+def is_prepared(source: object) -> bool:
+    """Return whether a path is that of a folder that ``twotower prepare`` wrote."""
+    if not isinstance(source, str | Path):
+        return False
+    try:
+        folder = Path(source).expanduser()
+        return (folder / MANIFEST).is_file() and (folder / SCHEMA).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def read_files(source: Table, *, what: str = "interactions") -> pl.DataFrame:
@@ -95,19 +117,36 @@ def read_files(source: Table, *, what: str = "interactions") -> pl.DataFrame:
         return read_table(source, what=what)
     files = files_of(source, what=what)
     types = types_of_keys(files)
-    found: list[pl.DataFrame] = []
+    found: list[tuple[TableFile, pl.DataFrame]] = []
     for file in files:
-        for _, frame in blocks_of(file, types, what=what):
-            found.append(check_columns(frame, found[0].schema, file.path) if found else frame)
-    if not sum(map(len, found)):
+        found += [(file, frame) for _, frame in blocks_of(file, types, what=what)]
+    if not any(len(frame) for _, frame in found):
         raise DataError(f"{what} '{source}' must hold rows, got files without any.")
-    return pl.concat(found)
+    schema = schema_of(frame for _, frame in found)
+    return pl.concat(check_columns(frame, schema, file.path) for file, frame in found)
+
+
+def schema_of(frames: Iterable[pl.DataFrame]) -> pl.Schema:
+    """Return the columns of the first frame, each with the type of the first that holds a value of it.
+
+    Floats and integers become those of 64 bits.
+    """
+    first, *others = frames
+    types = {}
+    for name, dtype in first.schema.items():
+        for frame in (first, *others):
+            if name in frame.columns and frame[name].null_count() < len(frame):
+                dtype = frame.schema[name]
+                break
+        is_wide = dtype.is_float() or (dtype.is_integer() and dtype != pl.UInt64)
+        types[name] = (pl.Float64() if dtype.is_float() else pl.Int64()) if is_wide else dtype
+    return pl.Schema(types)
 
 
 def check_columns(frame: pl.DataFrame, first: pl.Schema, path: str) -> pl.DataFrame:
     """Return the rows of a file with the columns of the first file, in their order and of their types.
 
-    Integers may have another width, and so may floats.
+    Numbers and moments may have another width, where no value changes by it.
 
     Raises:
         DataError: A column is missing, is more, or has another type.
@@ -121,23 +160,30 @@ def check_columns(frame: pl.DataFrame, first: pl.Schema, path: str) -> pl.DataFr
             f"{path!r} must have the columns of the first file, {_listed(list(first))}, got "
             f"{' and '.join(said)}; write all files alike."
         )
-    casts = []
+    columns = []
     for name, wanted in first.items():
-        dtype = frame.schema[name]
-        if dtype == wanted:
-            continue
-        is_alike = (
-            (dtype.is_integer() and wanted.is_integer())
-            or (dtype.is_float() and wanted.is_float())
-            or dtype == pl.Null
-        )
-        if not is_alike:
-            raise DataError(
-                f"{path!r} must have the types of the first file, got {dtype} in {name!r} instead of "
-                f"{wanted}; write the column alike in all files."
-            )
-        casts.append(pl.col(name).cast(wanted))
-    return frame.select(first.names()).with_columns(casts)
+        column = frame[name]
+        if column.dtype != wanted:
+            cast = _cast(column, wanted)
+            if cast is None:
+                raise DataError(
+                    f"{path!r} must have the types of the first file, got {column.dtype} in {name!r} "
+                    f"instead of {wanted}; write the column alike in all files."
+                )
+            column = cast
+        columns.append(column)
+    return pl.DataFrame(columns)
+
+
+def _cast(column: pl.Series, wanted: pl.DataType) -> pl.Series | None:
+    """Return a column in another type, or None where that would change a value."""
+    if column.null_count() == len(column):  # of nothing the type says nothing
+        return pl.Series(column.name, [None], wanted).new_from_index(0, len(column))
+    are_moments = column.dtype.base_type() == wanted.base_type() == pl.Datetime
+    if not (are_moments or (column.dtype.is_numeric() and wanted.is_numeric())):
+        return None
+    cast = column.cast(wanted, strict=False)
+    return cast if cast.cast(column.dtype, strict=False).equals(column) else None
 
 
 def _listed(names: Sequence[str]) -> str:

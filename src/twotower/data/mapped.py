@@ -1,5 +1,6 @@
 """Columns as files that are mapped into memory, so that the system reads and frees them as it needs."""
 
+import errno
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,8 +60,10 @@ def where(column: npt.NDArray[Any], mask: Bools, num: int) -> npt.NDArray[Any]:
 def _unnamed(folder: Path) -> IO[bytes]:
     try:
         return tempfile.TemporaryFile(dir=folder)
-    except (PermissionError, FileNotFoundError):  # somebody else's folder, or one that is gone
-        return tempfile.TemporaryFile()
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        return tempfile.TemporaryFile()  # it is somebody else's, to be read alone, or gone
 
 
 def is_mapped(column: object) -> bool:
@@ -94,12 +97,15 @@ class ColumnFile:
         self.left -= len(values)
         self.file.write(np.ascontiguousarray(values, self.dtype).data)
 
-    def close(self) -> None:
+    def __enter__(self) -> "ColumnFile":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """End the file.
 
         Raises:
             ValueError: Another number of values was appended than was said.
         """
         self.file.close()
-        if self.left:
+        if kind is None and self.left:
             raise ValueError(f"{self.left} values are missing from the column.")

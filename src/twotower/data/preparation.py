@@ -23,8 +23,8 @@ from twotower.data.columns import Role
 from twotower.data.dataset import Dataset, EntityTable, Part, sorted_events
 from twotower.data.event_reader import EventReader, check_rows
 from twotower.data.impressions import impressions_of
+from twotower.data.input_files import is_prepared
 from twotower.data.positions import unstated_position
-from twotower.data.prepared.manifest import is_prepared
 from twotower.data.prepared.opening import open_prepared, refuse_tables
 from twotower.data.split_files import parts_of, read_events
 from twotower.data.tables import Table, read_table

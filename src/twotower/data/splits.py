@@ -345,7 +345,7 @@ def checked(dataset: Dataset, kind: str) -> Dataset:
                 f"the {kind} split must leave {name} rows, got no positive of {len(events)} events; "
                 f"{other} with more events a query."
             )
-    counts, sampled = [], []
+    counts = []
     for part, mask in masks.items():
         cold = int((items[part] & ~items[Part.TRAIN]).sum())
         num_queries = int((counted(events.offsets, mask) > 0).sum())
@@ -354,11 +354,6 @@ def checked(dataset: Dataset, kind: str) -> Dataset:
             f"{int(items[part].sum()):,} items"
             + (f" ({cold:,} of them cold)" if part != Part.TRAIN else "")
         )
-        if part != Part.TRAIN and num_queries > dataset.most_cases:
-            sampled.append(
-                f"{part.name.lower()}: a sample of {dataset.most_cases:,} of {num_queries:,} queries is "
-                "ranked, the same for every method."
-            )
     notes = [f"Split {kind}: {'; '.join(counts)}."]
     new, wanted = dataset.share_of_new(Part.VALID), dataset.share_of_new(Part.TEST)
     if dataset.by_period and 0 < new < 1 and new != wanted:
@@ -366,7 +361,8 @@ def checked(dataset: Dataset, kind: str) -> Dataset:
             f"{new:.0%} of the validation queries have no earlier event, and {wanted:.0%} of the test "
             "queries: validation counts new and known queries in the shares of the test."
         )
-    return replace(dataset, notes=(*(n for n in dataset.notes if n), *notes, *sampled))
+    notes += [said for part in (Part.VALID, Part.TEST) if (said := dataset.sampled(part))]
+    return replace(dataset, notes=(*(n for n in dataset.notes if n), *notes))
 
 
 def _seen(rows: Rows, mask: Bools) -> Bools:

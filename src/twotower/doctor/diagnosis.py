@@ -13,9 +13,8 @@ from twotower.data.assembly import Preparation
 from twotower.data.columns import Decision, Role, checked_ids
 from twotower.data.dataset import Dataset, EntityTable
 from twotower.data.drawn_validation import hold_out_validation
-from twotower.data.input_files import read_files
+from twotower.data.input_files import is_prepared, read_files
 from twotower.data.preparation import prepare
-from twotower.data.prepared.manifest import is_prepared
 from twotower.data.splits import split
 from twotower.data.tables import Table
 from twotower.data.times import times_in_seconds

@@ -91,6 +91,9 @@ def evaluate_bundle(
     columns = {role: column for role, column in stated.items() if column is not None}
     dataset = dataset_of(retriever, test, test_sessions, columns)
     cases, ranked, notes = dataset.cases(Part.TEST), None, dataset.notes
+    said = dataset.sampled(Part.TEST)
+    if said is not None and said not in notes:
+        notes = (*notes, said)
     queries, items = dataset.queries.ids, dataset.items.ids
     is_sampled = negatives is not None or candidates is not None
     is_view_without_times = retriever.contents.view and dataset.interactions.times is None

@@ -18,14 +18,17 @@ import pytest
 import torch
 
 from sandbox import tree_of
+from twotower.chinese import in_chinese
 from twotower.config import Config
 from twotower.data import assembly, input_files, mapped
 from twotower.data.assembly import Preparation
 from twotower.data.dataset import Dataset
+from twotower.data.input_files import MANIFEST
 from twotower.data.preparation import prepare
+from twotower.data.prepared import folder as folder_module
 from twotower.data.prepared import manifest, pieces
 from twotower.data.prepared.folder import Prepared, prepare_folder
-from twotower.data.prepared.manifest import MANIFEST, read_manifest
+from twotower.data.prepared.manifest import read_manifest
 from twotower.data.prepared.opening import open_prepared
 from twotower.errors import ConfigError, DataError
 from twotower.training.callbacks import Callback
@@ -142,6 +145,34 @@ class TestTheSameAsTheTable:
         assert partition.left_out == {"without an id": frame["user_id"].null_count()}
         assert partition.rows == partition.events + sum(partition.left_out.values())
 
+    def test_with_a_file_without_any_id(self, tmp_path: Path) -> None:
+        frame = events()
+        later = pl.int_range(pl.len()) >= 100
+        frame = frame.with_columns(user_id=pl.when(later).then("user_id"))
+        folder = write_days(frame, tmp_path / "events")
+        prepare_folder(folder, out=tmp_path / "data", drop_null_ids=True)
+        config = Config.from_dict({"data": {"drop_null_ids": True}}).data
+        assert_same(open_prepared(tmp_path / "data"), prepare(frame, config=config, name="data"))
+
+    @pytest.mark.parametrize("rows", [40, 10**6])
+    def test_the_first_rows_of_several_files_decide(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+    ) -> None:
+        """The first file has ratings of 1 alone, which by themselves were labels."""
+        monkeypatch.setattr(folder_module, "SAMPLE_ROWS", rows)
+        is_first = pl.int_range(pl.len()) < 10
+        frame = events().with_columns(rating=pl.when(is_first).then(1).otherwise("rating"))
+        folder = write_days(frame, tmp_path / "events")
+        prepare_folder(folder, out=tmp_path / "data")
+        found, expected = open_prepared(tmp_path / "data"), prepare(frame, name="data")
+        assert_same(found, expected)
+        told = [note for note in found.dataset.notes if "say how the columns" in note]
+        assert bool(told) == (rows == 40)
+        assert all(in_chinese(note) for note in told)
+        if not told:
+            own = [each for each in found.decisions if each.column != "day"]
+            assert own == list(expected.decisions)
+
     @pytest.mark.parametrize("test", ["test", "test_sessions"])
     def test_with_parts_that_files_give(self, tmp_path: Path, test: str) -> None:
         new = pl.col("user_id") + "-new" if test == "test_sessions" else pl.col("user_id")
@@ -223,11 +254,11 @@ class TestAppend:
 
     def test_the_old_partition_is_not_written_again(self, tmp_path: Path, days: list[Path]) -> None:
         prepare_folder(days[0], out=tmp_path / "data")
-        before = tree_of(tmp_path / "data" / "0000")
         for path in (tmp_path / "data" / "0000").rglob("*.npy"):
             path.write_bytes(b"nobody reads this")
+        before = tree_of(tmp_path / "data" / "0000")
         prepare_folder(days[1], out=tmp_path / "data", append=True)
-        assert set(tree_of(tmp_path / "data" / "0000")) == set(before)
+        assert tree_of(tmp_path / "data" / "0000") == before
 
     def test_the_same_day_twice_changes_nothing(self, tmp_path: Path, days: list[Path]) -> None:
         prepare_folder(days[0], out=tmp_path / "data")
@@ -288,12 +319,12 @@ class TestAppend:
 
     def test_other_columns_are_refused(self, tmp_path: Path, days: list[Path]) -> None:
         prepare_folder(days[0], out=tmp_path / "data")
-        events(9).drop("rating").write_parquet(tmp_path / "other.parquet")
+        other = days[0].with_name("day=2026-12-01")
+        other.mkdir()
+        events(9).drop("rating").write_parquet(other / "x.parquet")
         before = tree_of(tmp_path)
-        with pytest.raises(
-            DataError, match=r"other\.parquet' must have the columns .* no 'rating'"
-        ):
-            prepare_folder(tmp_path / "other.parquet", out=tmp_path / "data", append=True)
+        with pytest.raises(DataError, match=r"x\.parquet' must have the columns .* no 'rating'"):
+            prepare_folder(other, out=tmp_path / "data", append=True)
         assert tree_of(tmp_path) == before
 
     def test_a_file_that_changed_is_refused(self, tmp_path: Path, days: list[Path]) -> None:
@@ -302,10 +333,111 @@ class TestAppend:
         with pytest.raises(DataError, match="must be as it was when it was prepared"):
             prepare_folder(days[0], out=tmp_path / "data", append=True)
 
+    def test_equal_bytes_of_another_day_are_another_file(
+        self, tmp_path: Path, days: list[Path]
+    ) -> None:
+        shutil.copy(days[0] / "x.parquet", days[1] / "x.parquet")
+        prepare_folder(days[0], out=tmp_path / "data")
+        assert prepare_folder(days[1], out=tmp_path / "data", append=True).num_events == 200
+
+    def test_a_file_that_changed_is_known_by_any_path(
+        self, tmp_path: Path, days: list[Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(days[0].parent)
+        prepare_folder(days[0].name, out=tmp_path / "data")
+        events(9).write_parquet(days[0] / "x.parquet")
+        with pytest.raises(DataError, match="must be as it was when it was prepared"):
+            prepare_folder(days[0], out=tmp_path / "data", append=True)
+
+    def test_folders_with_other_keys_are_refused(self, tmp_path: Path, days: list[Path]) -> None:
+        prepare_folder(days[0], out=tmp_path / "data")
+        events(9).write_parquet(tmp_path / "x.parquet")
+        with pytest.raises(DataError, match="the keys of the prepared folder, day, got none"):
+            prepare_folder(tmp_path / "x.parquet", out=tmp_path / "data", append=True)
+
+    @pytest.mark.parametrize("is_split", [True, False])
+    def test_parts_stay_what_they_were(
+        self, tmp_path: Path, days: list[Path], is_split: bool
+    ) -> None:
+        paths: dict[str, str | Path] = {"train": days[0], "test": days[1]}
+        first, second = (paths, days[2]) if is_split else (days[2], paths)
+        prepare_folder(first, out=tmp_path / "data")
+        with pytest.raises(DataError, match="prepare all files anew"):
+            prepare_folder(second, out=tmp_path / "data", append=True)
+
+    def test_a_day_without_a_row_changes_nothing(self, tmp_path: Path, days: list[Path]) -> None:
+        prepare_folder(days[0], out=tmp_path / "data")
+        before = tree_of(tmp_path / "data")
+        events(9).clear().write_parquet(days[1] / "x.parquet")
+        assert not prepare_folder(days[1], out=tmp_path / "data", append=True).is_changed
+        assert tree_of(tmp_path / "data") == before
+        assert not (tmp_path / "data.preparing").exists()
+
+    def test_a_table_of_items_alone_is_refused(self, tmp_path: Path, days: list[Path]) -> None:
+        items().write_parquet(tmp_path / "items.parquet")
+        prepare_folder(days[0], out=tmp_path / "data")
+        with pytest.raises(ConfigError, match="must add events beside tables of items"):
+            prepare_folder(
+                days[0], items=tmp_path / "items.parquet", out=tmp_path / "data", append=True
+            )
+
+    @pytest.mark.parametrize("first_type", [pl.String, pl.Int64])
+    def test_types_of_ids_are_those_of_the_first_partition(
+        self, tmp_path: Path, days: list[Path], first_type: type[pl.DataType]
+    ) -> None:
+        """A table of items with ids as strings makes all ids strings."""
+        written = items().with_columns(pl.col("item_id").cast(first_type))
+        written.write_parquet(tmp_path / "items.parquet")
+        other = pl.Int64 if first_type == pl.String else pl.String
+        items().with_columns(pl.col("item_id").cast(other)).write_parquet(tmp_path / "more.parquet")
+        prepare_folder(days[0], items=tmp_path / "items.parquet", out=tmp_path / "data")
+        prepare_folder(days[1], items=tmp_path / "more.parquet", out=tmp_path / "data", append=True)
+        prepare_folder(days[2], out=tmp_path / "data", append=True)
+        dataset = open_prepared(tmp_path / "data").dataset
+        assert dataset.items.ids.ids.dtype == first_type
+        assert len(dataset.interactions) == EVENTS
+
+    def test_ids_that_cannot_have_that_type_are_refused(
+        self, tmp_path: Path, days: list[Path]
+    ) -> None:
+        prepare_folder(days[0], out=tmp_path / "data")
+        odd = pl.DataFrame({"item_id": ["1", "seven"], "title": ["x", "y"]})
+        odd.write_parquet(tmp_path / "items.parquet")
+        with pytest.raises(DataError, match=r"must be of the type Int64 .* got 'seven'"):
+            prepare_folder(
+                days[1], items=tmp_path / "items.parquet", out=tmp_path / "data", append=True
+            )
+
+    def test_keys_of_tables_may_have_other_names(self, tmp_path: Path, days: list[Path]) -> None:
+        items().write_parquet(tmp_path / "old.parquet")
+        newer = items().rename({"item_id": "id"}).with_columns(title=pl.lit("renamed"))
+        newer.write_parquet(tmp_path / "new.parquet")
+        prepare_folder(days[0], items=tmp_path / "old.parquet", out=tmp_path / "data")
+        prepare_folder(days[1], items=tmp_path / "new.parquet", out=tmp_path / "data", append=True)
+        table = open_prepared(tmp_path / "data").dataset.items
+        assert table.id_column == "item_id"
+        assert set(table.frame["title"].drop_nulls()) == {"renamed"}
+
+    def test_a_call_that_comes_second_sees_what_the_first_added(
+        self, tmp_path: Path, days: list[Path]
+    ) -> None:
+        """The manifest is read while nobody else can write it."""
+        prepare_folder(days[0], out=tmp_path / "data")
+        told: list[Prepared | str] = []
+
+        def disturb(said: str) -> None:
+            told.append(said)
+            with pytest.raises(ConfigError, match="which another is preparing"):
+                prepare_folder(days[2], out=tmp_path / "data", append=True)
+
+        prepare_folder(days[1], out=tmp_path / "data", append=True, tell=disturb)
+        assert told
+        assert prepare_folder(days[2], out=tmp_path / "data", append=True).num_events == EVENTS
+
     @pytest.mark.parametrize(
         ("given", "error", "said"),
         [
-            ({"order": "none"}, ConfigError, "must be as the folder"),
+            ({"order": "none"}, ConfigError, "data.order must be 'auto', as the folder"),
             ({"order": "auto"}, None, ""),
         ],
     )
@@ -376,7 +508,7 @@ class TestDamage:
 
     def test_other_settings_are_refused(self, data: Path) -> None:
         other = Config.from_dict({"data": {"order": "none"}}).data
-        with pytest.raises(ConfigError, match="must be as the folder"):
+        with pytest.raises(ConfigError, match=r"data\.order must be 'auto', as the folder"):
             open_prepared(data, config=other)
 
     def test_tables_beside_it_are_refused(self, data: Path) -> None:
@@ -437,9 +569,76 @@ class TestWholeOrAbsent:
         with pytest.raises(DataError, match=r"got null in data row 78;"):
             prepare_folder(tmp_path / "x.parquet", out=None)
 
+    def test_what_is_not_ours_stays(self, tmp_path: Path) -> None:
+        folder = write_days(events(), tmp_path / "events")
+        (tmp_path / "data.preparing").mkdir()
+        (tmp_path / "data.preparing" / "thesis.txt").write_text("mine")
+        before = tree_of(tmp_path)
+        with pytest.raises(ConfigError, match="which is not ours"):
+            prepare_folder(folder, out=tmp_path / "data")
+        assert tree_of(tmp_path) == before
+
+    def test_a_file_that_changes_while_it_is_read_is_refused(self, tmp_path: Path) -> None:
+        folder = write_days(events(), tmp_path / "events")
+
+        def disturb(said: str) -> None:
+            if said.startswith("2 of 3"):
+                events(9).write_parquet(folder / f"day={DAYS[1]}" / "x.parquet")
+
+        with pytest.raises(DataError, match="must not change while it is read"):
+            prepare_folder(folder, out=tmp_path / "data", tell=disturb)
+        assert not (tmp_path / "data").exists()
+
+    def test_a_bad_table_of_items_is_told_before_the_events_are_read(self, tmp_path: Path) -> None:
+        folder = write_days(events(), tmp_path / "events")
+        pl.concat([items(), items()]).write_parquet(tmp_path / "items.parquet")
+        told: list[str] = []
+        for out in (tmp_path / "data", None):
+            with pytest.raises(DataError, match="items must have one row an id"):
+                prepare_folder(folder, items=tmp_path / "items.parquet", out=out, tell=told.append)
+        assert not told
+
+    def test_items_of_another_shop_are_refused(self, tmp_path: Path) -> None:
+        folder = write_days(events(), tmp_path / "events")
+        items().with_columns(pl.col("item_id") + 500).write_parquet(tmp_path / "items.parquet")
+        for out in (tmp_path / "data", None):
+            with pytest.raises(DataError, match="items must share ids with the interactions"):
+                prepare_folder(folder, items=tmp_path / "items.parquet", out=out)
+
+    def test_an_append_that_cannot_be_written_leaves_the_folder_as_it_was(
+        self, tmp_path: Path
+    ) -> None:
+        folder = write_days(events(), tmp_path / "events")
+        prepare_folder(folder / f"day={DAYS[0]}", out=tmp_path / "data")
+        before = tree_of(tmp_path)
+        size = (tmp_path / "data" / MANIFEST).stat().st_size
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 50, hard))
+        try:
+            with pytest.raises(DataError, match=r"could not be written: .*it is as it was"):
+                prepare_folder(folder, out=tmp_path / "data", append=True)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert tree_of(tmp_path) == before
+
+    def test_what_a_kill_after_the_last_write_left_is_removed(self, tmp_path: Path) -> None:
+        folder = write_days(events(), tmp_path / "events")
+        prepare_folder(folder, out=tmp_path / "data")
+        work = tmp_path / "data.preparing"
+        (work / "pieces").mkdir(parents=True)
+        (work / "lock").touch()
+        assert not prepare_folder(folder, out=tmp_path / "data").is_changed
+        assert not work.exists()
+
+    def test_a_folder_within_the_events_is_refused(self, tmp_path: Path) -> None:
+        folder = write_days(events(), tmp_path / "events")
+        with pytest.raises(ConfigError, match="must be outside the folder of events"):
+            prepare_folder(folder, out=folder / "data")
+
     def test_another_process_is_not_disturbed(self, tmp_path: Path) -> None:
         folder = write_days(events(), tmp_path / "events")
         (tmp_path / "data.preparing").mkdir()
+        (tmp_path / "data.preparing" / "lock").touch()
         holds = (
             "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); "
             "print(flush=True); sys.stdin.read()"

@@ -1,14 +1,15 @@
-"""``prepare_folder()``: tables of any size -> a folder of sorted events, which is mapped and not loaded."""
+"""``prepare_folder()``: tables of any size -> a folder of sorted events."""
 
 import hashlib
 import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any, Unpack
 
 import numpy as np
@@ -18,31 +19,50 @@ from polars.exceptions import PolarsError
 
 from twotower.caller import argument
 from twotower.config import Config, DataConfig, FeaturesConfig
-from twotower.data.assembly import check_catalogue, check_positives, order_of, side_table
+from twotower.data.assembly import (
+    check_catalogue,
+    check_positives,
+    check_shared,
+    order_of,
+    side_table,
+)
 from twotower.data.columns import Role
 from twotower.data.event_reader import EventBlock, EventReader, check_rows
-from twotower.data.input_files import blocks_of, check_columns, digest_of, files_of, read_files
+from twotower.data.input_files import (
+    BLOCK_BYTES,
+    BLOCK_CELLS,
+    MANIFEST,
+    SCHEMA,
+    blocks_of,
+    check_columns,
+    digest_of,
+    files_of,
+    is_prepared,
+    read_files,
+    schema_of,
+)
 from twotower.data.positions import unstated_position
 from twotower.data.prepared.manifest import (
-    SCHEMA,
+    FORMAT,
     Manifest,
     Partition,
     Source,
+    check_settings,
     digests_of,
-    is_prepared,
     read_manifest,
     write_manifest,
 )
 from twotower.data.prepared.pieces import all_ids, merge_pieces, piece_of, write_piece
 from twotower.data.refusal import after_rows
 from twotower.data.split_files import PARTS, check_names
-from twotower.data.tables import Table, read_table
+from twotower.data.tables import Table, read_table, reading
 from twotower.data.unused import unstated_kinds, unused_columns
 from twotower.dataclass_trees import plain
 from twotower.errors import ConfigError, DataError
 from twotower.keywords import Keywords, configured, takes_keywords
 from twotower.paths import check_folder_of, check_new_name, reason_of
 from twotower.table_files import TableFile, types_of_keys
+from twotower.version import __version__
 from twotower.vocab import Vocabulary
 
 try:
@@ -52,6 +72,9 @@ except ImportError:  # Windows has no such locks
 
 NO_ID = "without an id"
 """Why a row is left out."""
+SAMPLE_ROWS = 1 << 20
+"""Rows, at least, that decide how the columns are read: the first of the table."""
+_LOCK = "lock"
 _WHAT = {"query": "queries", "item": "items"}
 """How messages name the table of a side."""
 Tell = Callable[[str], None]
@@ -64,15 +87,11 @@ class Prepared:
     Args:
         path: The folder; None after a check, which writes nothing.
         manifest: How the table is read, and what was read.
-        num_queries: Number of distinct queries that this call found.
-        num_items: Number of distinct items that it found.
         is_changed: Whether this call added anything.
     """
 
     path: Path | None
     manifest: Manifest
-    num_queries: int
-    num_items: int
     is_changed: bool = True
 
     @property
@@ -86,16 +105,21 @@ class Prepared:
             return [f"{self.path} holds these files already; nothing was changed."]
         last = self.manifest.partitions[-1]
         left_out = [f"{count:,} rows left out, {why}" for why, count in last.left_out.items()]
-        said = ", ".join([f"{last.rows:,} rows of {len(last.files):,} files", *left_out])
+        files = "1 file" if len(last.files) == 1 else f"{len(last.files):,} files"
+        said = ", ".join([f"{last.rows:,} rows of {files}", *left_out])
+        sides = f"{last.num_queries:,} queries and {last.num_items:,} items"
         sentences = [
-            f"{said}: {last.events:,} events of {self.num_queries:,} queries with {self.num_items:,} items."
+            f"{said}: {last.events:,} events.",
+            f"There are {sides}, those without events included.",
         ]
         if self.path is not None and len(self.manifest.partitions) > 1:
             sentences.append(f"{self.path} now holds {self.num_events:,} events.")
         if self.path is None:
             sentences.append("Nothing was written.")
         else:
-            sentences.append(f"Next: twotower train --interactions {self.path} --out model")
+            sentences.append(
+                f"Next: twotower train --interactions {quote(str(self.path))} --out model"
+            )
         return sentences
 
     def as_json(self) -> dict[str, Any]:
@@ -107,8 +131,8 @@ class Prepared:
             "rows": last.rows,
             "events": last.events,
             "left_out": dict(last.left_out),
-            "queries": self.num_queries,
-            "items": self.num_items,
+            "queries": last.num_queries,
+            "items": last.num_items,
             "files": [{"path": each.path, "rows": each.rows} for each in last.files],
             "events_in_all": self.num_events,
         }
@@ -170,126 +194,180 @@ def prepare_folder(
         ConfigError: ``out`` is there already, or is no prepared folder to be added to.
     """
     settings = configured(config, **keywords)
-    if out is None and append:
-        raise ConfigError(
-            f"{argument('append')} must go with {argument('out')}, got no folder; name it."
-        )
-    place = None if out is None else Path(out).expanduser()
-    before = _before(place, append=append)
-    data = settings.data
-    if before is not None:
-        if data not in (DataConfig(), before.reader.config):
+    given = _Given(interactions, items, queries, settings.data, settings.features)
+    if out is None:
+        if append:
             raise ConfigError(
-                f"[data] must be as the folder '{place}' was prepared with, got other settings; leave them "
-                "out."
+                f"{argument('append')} must go with {argument('out')}, got no folder; name it."
             )
-        data = before.reader.config
-    call = _Call.of(interactions, items, queries, data, settings.features, before)
-    if place is None:
-        return call.check(tell)
-    if not append and is_prepared(place):
-        known = read_manifest(place)
-        if [each.task for each in known.partitions] == [call.task]:
-            return Prepared(place, known, 0, 0, is_changed=False)
-    if before is None:
-        _check_new(place)
-    elif not call.files:
-        return Prepared(place, before, 0, 0, is_changed=False)
-    with _working(place, call.task) as work:
-        return call.run(place, work, tell)
+        return _Call.of(given, None).check(tell)
+    place = Path(os.path.realpath(Path(out).expanduser()))
+    check_new_name(place)
+    if not append and not is_prepared(place):
+        _check_new(place, interactions)
+    with _working(place, append=append) as work:
+        before = _before(place) if append else None
+        call = _Call.of(given, before)
+        if is_prepared(place) and not append:
+            known = read_manifest(place)
+            if [each.task for each in known.partitions] == [call.task]:
+                return Prepared(Path(out), known, is_changed=False)
+            _check_new(place, interactions)
+        if before is not None and not call.files:
+            if items is not None or queries is not None:
+                raise ConfigError(
+                    f"{argument('append')} must add events beside tables of items and queries, got none "
+                    f"that '{out}' does not hold; give a new file of events, or prepare the folder anew."
+                )
+            return Prepared(Path(out), before, is_changed=False)
+        work.begin(call.task)
+        manifest = call.run(place, work.path, tell)
+        return Prepared(Path(out), manifest, is_changed=manifest != before)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """The tables of a call, and how they are to be read."""
+
+    interactions: str | Path | Mapping[str, str | Path]
+    items: Table | None
+    queries: Table | None
+    config: DataConfig
+    features: FeaturesConfig
+
+    @property
+    def sides(self) -> dict[str, Table]:
+        """The tables of sides that are given."""
+        tables = {"query": self.queries, "item": self.items}
+        return {side: table for side, table in tables.items() if table is not None}
+
+
+@dataclass(frozen=True)
+class _Input:
+    """A file that is read."""
+
+    file: TableFile
+    part: str | None
+    digest: str
+    stamp: tuple[int, int] | None
+
+    @classmethod
+    def of(cls, file: TableFile, part: str | None) -> "_Input":
+        """Return a file with the digest of what it holds now."""
+        stamp = _stamp(file)
+        return cls(file, part, digest_of(file), stamp)
+
+    def as_source(self, rows: int) -> Source:
+        """Return what the manifest keeps of it."""
+        path = self.file.path if self.file.is_remote else os.path.realpath(self.file.path)
+        return Source(path, self.digest, rows, self.part, self.file.keys)
+
+    def check_unchanged(self) -> None:
+        """Refuse a file that somebody wrote to since its digest was taken.
+
+        Raises:
+            DataError: It changed.
+        """
+        if _stamp(self.file) != self.stamp:
+            raise DataError(
+                f"{self.file.path!r} must not change while it is read; prepare it when it is complete."
+            )
+
+
+def _stamp(file: TableFile) -> tuple[int, int] | None:
+    if file.is_remote:
+        return None
+    with reading(f"interactions {file.path!r}", Path(file.path)):
+        about = Path(file.path).stat()
+    return about.st_size, about.st_mtime_ns
 
 
 @dataclass(frozen=True)
 class _Call:
     """One call: what it reads, and how."""
 
-    files: tuple[tuple[TableFile, str | None, str], ...]
-    items: Table | None
-    queries: Table | None
-    features: FeaturesConfig
+    given: _Given
+    files: tuple[_Input, ...]
     manifest: Manifest
     is_append: bool
     task: str
 
     @classmethod
-    def of(
-        cls,
-        interactions: str | Path | Mapping[str, str | Path],
-        items: Table | None,
-        queries: Table | None,
-        config: DataConfig,
-        features: FeaturesConfig,
-        before: Manifest | None,
-    ) -> "_Call":
+    def of(cls, given: _Given, before: Manifest | None) -> "_Call":
         """Return what there is to do.
 
         Raises:
             DataError: A file cannot be read, or one changed since it was prepared.
+            ConfigError: A setting does not go with the folder, or with any prepared folder.
         """
+        config = given.config
         if config.impressions_column is not None:
             raise ConfigError(
                 "data.impressions_column must not be set for a prepared folder, got "
                 f"{config.impressions_column!r}; train on the table itself."
             )
-        found = _files_of(interactions)
-        digests = [(file, part, digest_of(file)) for file, part in found]
+        found = _files_of(given.interactions)
         if before is not None:
-            digests = _new_ones(digests, before)
-        manifest = before or _understood(found, config, features)
+            check_settings(config, before)
+            _check_alike(found, before)
+        inputs = tuple(_Input.of(file, part) for file, part in found)
+        if before is not None:
+            inputs = _new_ones(inputs, before)
+        manifest = before or _understood(found, config, given.features)
         told = {
-            "files": [[digest, part] for _, part, digest in digests],
-            "data": plain(config),
-            "features": plain(features),
-            "sides": {
-                what: None if table is None else _digest_of(table, what)
-                for what, table in (("items", items), ("queries", queries))
-            },
+            "version": [FORMAT, __version__, BLOCK_CELLS, BLOCK_BYTES],
+            "files": [each.as_source(0).identity for each in inputs],
+            "data": plain(manifest.reader.config),
+            "features": plain(given.features),
+            "sides": {side: _digest_of(table, _WHAT[side]) for side, table in given.sides.items()},
             "before": "" if before is None else before.key,
         }
         task = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-        return cls(tuple(digests), items, queries, features, manifest, before is not None, task)
+        return cls(given, inputs, manifest, before is not None, task)
 
     def blocks(
         self, tell: Tell, start_of: Callable[[int], int]
-    ) -> Iterator[tuple[TableFile, str, int, pl.DataFrame]]:
-        """Yield blocks of rows: their file, the name of their piece, the rows before, and the rows.
+    ) -> Iterator[tuple[_Input, str, EventBlock, dict[str, Any]]]:
+        """Yield blocks of events: their file, the name of their piece, the events, and their counts.
 
         Args:
             tell: Is told of each file.
             start_of: Number of blocks of a file that are done.
         """
-        for number, (file, _, _) in enumerate(self.files):
-            tell(f"{number + 1} of {len(self.files)}: {file.path}")
+        for number, each in enumerate(self.files):
+            tell(f"{number + 1} of {len(self.files)}: {each.file.path}")
             first = start_of(number)
-            blocks = blocks_of(file, dict(self.manifest.key_types), start=first)
+            blocks = blocks_of(each.file, dict(self.manifest.key_types), start=first)
             for place, (start, frame) in enumerate(blocks, start=first):
-                yield file, f"{number:05}-{place:05}", start, frame
+                if len(frame):
+                    block = self._read(each, start, frame)
+                    yield each, f"{number:05}-{place:05}", block, self._counts_of(block)
+            each.check_unchanged()
 
-    def read(self, file: TableFile, start: int, frame: pl.DataFrame) -> EventBlock:
+    def _read(self, each: _Input, start: int, frame: pl.DataFrame) -> EventBlock:
         """Return the events of a block of rows.
 
         Raises:
             DataError: A row cannot be used; its file and number are named.
         """
-        part = self.part_of(file)
-        reader, position = self.manifest.reader, self.manifest.reader.config.position_column
-        if part not in (None, "train") and position is not None and position not in frame.columns:
+        reader, path = self.manifest.reader, each.file.path
+        position = reader.config.position_column
+        if (
+            each.part not in (None, "train")
+            and position is not None
+            and position not in frame.columns
+        ):
             dtype = self.manifest.schema[position]
             frame = frame.with_columns(pl.lit(None, dtype).alias(position))
-        frame = check_columns(frame, self.manifest.schema, file.path)
-        is_learnt = None if part is None else np.full(len(frame), part == "train")
+        frame = check_columns(frame, self.manifest.schema, path)
+        is_learnt = None if each.part is None else np.full(len(frame), each.part == "train")
         try:
             with after_rows(start):
-                return reader.read(frame, is_learnt=is_learnt)
+                return reader.read(frame, is_learnt=is_learnt, is_block=True)
         except DataError as error:
-            raise DataError(f"{file.path!r}: {error}") from error
+            raise DataError(f"{path!r}: {error}") from error
 
-    def part_of(self, file: TableFile) -> str | None:
-        """Return the part that a file gives."""
-        return next(part for each, part, _ in self.files if each is file)
-
-    def told(self, block: EventBlock) -> dict[str, Any]:
-        """Return the counts of a block."""
+    def _counts_of(self, block: EventBlock) -> dict[str, Any]:
         kind = self.manifest.reader.roles.event
         kinds = [] if kind is None else block.frame[kind].cast(pl.String).unique().to_list()
         is_positive = (
@@ -304,14 +382,32 @@ class _Call:
             "kinds": kinds,
         }
 
-    def run(self, out: Path, work: Path, tell: Tell) -> Prepared:
-        """Do the work, and put its result in its place.
+    def check(self, tell: Tell) -> Prepared:
+        """Read everything, and write nothing.
+
+        Args:
+            tell: Is told how it goes.
+        """
+        own = self._own_ids()
+        counts, ids = _Counts(), {"query": _no_ids(), "item": _no_ids()}
+        for each, _, block, told in self.blocks(tell, lambda _: 0):
+            counts.add(each.file.path, told)
+            for side, found in (("query", block.query_ids), ("item", block.item_ids)):
+                ids[side] = _together([ids[side], found.rename("id").unique()])
+        self._check_shared(own, ids)
+        num = {side: len(_together([seen, *own[side]])) for side, seen in ids.items()}
+        return Prepared(None, self._finished(counts, num, "0000"), is_changed=False)
+
+    def run(self, out: Path, work: Path, tell: Tell) -> Manifest:
+        """Do the work, put its result in its place, and return the new manifest.
 
         Args:
             out: The folder.
             work: Where what is done is kept until all is.
             tell: Is told how it goes.
         """
+        manifest, roles = self.manifest, self.manifest.reader.roles
+        own = self._own_ids()
         pieces = work / "pieces"
         pieces.mkdir(exist_ok=True)
         counts = _Counts()
@@ -319,86 +415,51 @@ class _Call:
         def done(number: int) -> int:
             return len(list(pieces.glob(f"{number:05}-?????")))
 
-        for number, (file, _, _) in enumerate(self.files):
+        for number, each in enumerate(self.files):
             for place in range(done(number)):
                 folder = pieces / f"{number:05}-{place:05}"
-                counts.add(file.path, json.loads((folder / "counts.json").read_text("utf-8")))
-        roles = self.manifest.reader.roles
-        for file, name, start, frame in self.blocks(tell, done):
-            block = self.read(file, start, frame)
-            told = self.told(block)
-            piece = piece_of(
-                block,
-                self.given(file, len(block.frame)),
-                (roles.query, roles.item),
-                by_time=self.manifest.by_time,
-            )
+                counts.add(each.file.path, json.loads((folder / "counts.json").read_text("utf-8")))
+        for each, name, block, told in self.blocks(tell, done):
+            given = self._given(each.part, len(block.frame))
+            piece = piece_of(block, given, (roles.query, roles.item), by_time=manifest.by_time)
             write_piece(piece, new := pieces / "writing")
             (new / "counts.json").write_text(json.dumps(told), encoding="utf-8")
             new.rename(pieces / name)
-            counts.add(file.path, told)
+            counts.add(each.file.path, told)
+        if self.is_append and not counts.rows:
+            return manifest  # files without a row
+        check_rows(counts.events, sum(counts.rows.values()))
         tell("sorting")
         folders = sorted(pieces.glob("?????-?????"))
-        manifest = self.manifest
         partition = work / f"{len(manifest.partitions):04}"
         shutil.rmtree(partition, ignore_errors=True)  # half of a merge that was killed
-        sides = {}
-        for side, table, role in (
-            ("query", self.queries, Role.QUERY),
-            ("item", self.items, Role.ITEM),
-        ):
-            sides[side] = [] if table is None else [self.own_ids(table, role)]
-        query_ids, item_ids = (
-            _vocabulary(folders, side, sides[side]) for side in ("query", "item")
-        )
-        finished = self.finished(counts, len(item_ids), partition.name)
-        merge_pieces(folders, query_ids, item_ids, partition, by_time=manifest.by_time)
-        for side, table in (("query", self.queries), ("item", self.items)):
-            if table is not None:
-                read_files(table, what=_WHAT[side]).write_parquet(
-                    partition / f"{side}_table.parquet"
-                )
-        root = out if self.is_append else work / "new"
+        first = out / manifest.partitions[0].name if self.is_append else None
+        ids = {side: _vocabulary(folders, side, own[side], first) for side in ("query", "item")}
         if not self.is_append:
-            shutil.rmtree(root, ignore_errors=True)
-            root.mkdir()
-            pl.DataFrame(schema=manifest.schema).write_parquet(root / SCHEMA)
+            self._check_shared(own, {side: all_ids(folders, side) for side in own})
+        num = {side: len(vocabulary) for side, vocabulary in ids.items()}
+        finished = self._finished(counts, num, partition.name)
+        merge_pieces(folders, ids["query"], ids["item"], partition, by_time=manifest.by_time)
+        for side, table in self.given.sides.items():
+            frame = read_files(table, what=_WHAT[side])
+            frame.write_parquet(partition / f"{side}_table.parquet")
         files = digests_of(partition, work)
-        if not self.is_append:
-            files |= digests_of(root, root)
-        shutil.rmtree(root / partition.name, ignore_errors=True)  # of a call that was killed
-        partition.rename(root / partition.name)
-        write_manifest(replace(finished, files={**manifest.files, **files}), root)
-        if not self.is_append:
-            root.rename(out)
-        return Prepared(out, read_manifest(out), len(query_ids), len(item_ids))
+        if self.is_append:
+            _add(partition, out, replace(finished, files={**manifest.files, **files}))
+        else:
+            new = work / "new"
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir()
+            pl.DataFrame(schema=manifest.schema).write_parquet(new / SCHEMA)
+            files |= digests_of(new, new)
+            partition.rename(new / partition.name)
+            write_manifest(replace(finished, files=files), new)
+            new.rename(out)
+        return read_manifest(out)
 
-    def check(self, tell: Tell) -> Prepared:
-        """Read everything, and write nothing.
-
-        Args:
-            tell: Is told how it goes.
-        """
-        counts, ids = _Counts(), {"query": _no_ids(), "item": _no_ids()}
-        for file, _, start, frame in self.blocks(tell, lambda _: 0):
-            block = self.read(file, start, frame)
-            counts.add(file.path, self.told(block))
-            for side, found in (("query", block.query_ids), ("item", block.item_ids)):
-                known, new = ids[side], found.rename("id").unique()
-                ids[side] = pl.concat([known, new]).unique() if len(known) else new
-        for side, table, role in (
-            ("query", self.queries, Role.QUERY),
-            ("item", self.items, Role.ITEM),
-        ):
-            if table is not None:
-                own = self.own_ids(table, role).rename("id")
-                ids[side] = pl.concat([each.cast(pl.String) for each in (ids[side], own)]).unique()
-        manifest = self.finished(counts, len(ids["item"]), "0000")
-        return Prepared(None, manifest, len(ids["query"]), len(ids["item"]), is_changed=False)
-
-    def given(self, file: TableFile, num: int) -> dict[str, npt.NDArray[Any]]:
+    @staticmethod
+    def _given(part: str | None, num: int) -> dict[str, npt.NDArray[Any]]:
         """Return the parts that a file gives its events."""
-        part = self.part_of(file)
         if part is None:
             return {}
         return {
@@ -406,13 +467,34 @@ class _Call:
             "is_session": np.full(num, part.endswith("_sessions")),
         }
 
-    def own_ids(self, table: Table, role: Role) -> pl.Series:
-        """Return the ids of a side's table, which is checked."""
+    def _own_ids(self) -> dict[str, list[pl.Series]]:
+        """Return the ids of each side's table, which is checked before the events are read."""
         reader = self.manifest.reader
-        column = reader.roles.query if role == Role.QUERY else reader.roles.item
-        return side_table(table, column, role, reader.config, self.features).ids
+        own: dict[str, list[pl.Series]] = {}
+        for side, role in (("query", Role.QUERY), ("item", Role.ITEM)):
+            own[side] = []
+            if side in self.given.sides:
+                column = getattr(reader.roles, side)
+                table = self.given.sides[side]
+                found = side_table(table, column, role, reader.config, self.given.features)
+                own[side].append(found.ids)
+        return own
 
-    def finished(self, counts: _Counts, num_items: int, name: str) -> Manifest:
+    def _check_shared(
+        self, own: Mapping[str, Sequence[pl.Series]], seen: Mapping[str, pl.Series]
+    ) -> None:
+        """Refuse a table of a side that has no id of the events.
+
+        Raises:
+            DataError: One has none.
+        """
+        for side, tables in own.items():
+            for ids in tables:
+                check_shared(
+                    ids, seen[side], _WHAT[side], getattr(self.manifest.reader.roles, side)
+                )
+
+    def _finished(self, counts: _Counts, num: Mapping[str, int], name: str) -> Manifest:
         """Return the manifest with what was read.
 
         Raises:
@@ -423,43 +505,86 @@ class _Call:
         if not self.is_append:
             reader.check_targets(counts.kinds)
             check_positives(counts.positives, counts.events, reader)
-            check_catalogue(num_items)
-        files = tuple(
-            Source(file.path, digest, counts.rows.get(file.path, 0), part)
-            for file, part, digest in self.files
-        )
-        sides = tuple(
-            side
-            for side, table in (("query", self.queries), ("item", self.items))
-            if table is not None
-        )
+            check_catalogue(num["item"])
         partition = Partition(
             name=name,
             task=self.task,
-            files=files,
+            files=tuple(each.as_source(counts.rows.get(each.file.path, 0)) for each in self.files),
             rows=sum(counts.rows.values()),
             events=counts.events,
             left_out=dict(counts.left_out),
             kinds=tuple(sorted(counts.kinds)),
-            sides=sides,
+            sides=tuple(self.given.sides),
+            num_queries=num["query"],
+            num_items=num["item"],
         )
         return replace(manifest, partitions=(*manifest.partitions, partition))
 
 
+def _add(partition: Path, out: Path, manifest: Manifest) -> None:
+    """Move a new partition into its folder, and name it in the manifest.
+
+    Raises:
+        OSError: That cannot be written; the folder is as it was.
+    """
+    place = out / partition.name
+    shutil.rmtree(place, ignore_errors=True)  # of a call that was killed before it was named
+    try:
+        partition.rename(place)
+        write_manifest(manifest, out)
+    except OSError:
+        shutil.rmtree(place, ignore_errors=True)
+        (out / f"{MANIFEST}.writing").unlink(missing_ok=True)
+        raise
+
+
 def _no_ids() -> pl.Series:
-    return pl.Series("id", [], pl.String)
+    return pl.Series("id", [], pl.Null)
 
 
-def _vocabulary(folders: list[Path], side: str, more: list[pl.Series]) -> Vocabulary:
-    """Return the ids of pieces and of a table, sorted; as strings where the two differ in type."""
-    types = {ids.dtype for ids in more}
+def _together(columns: Sequence[pl.Series]) -> pl.Series:
+    """Return the distinct ids of several columns; as strings where they differ in type."""
+    columns = [column for column in columns if len(column)]
+    if not columns:
+        return _no_ids()
+    if len({column.dtype for column in columns}) > 1:
+        columns = [column.cast(pl.String) for column in columns]
+    return pl.concat(column.rename("id") for column in columns).unique()
+
+
+def _vocabulary(
+    folders: Sequence[Path], side: str, own: Sequence[pl.Series], first: Path | None
+) -> Vocabulary:
+    """Return the ids of pieces and of a side's table, sorted.
+
+    Args:
+        folders: Of the pieces.
+        side: ``query`` or ``item``.
+        own: The ids of the table, if there is one.
+        first: Of the first partition, whose type of ids all have; None where this is it.
+
+    Raises:
+        DataError: An id cannot be written in that type.
+    """
+    types = {ids.dtype for ids in own}
     types |= {pl.read_parquet_schema(folder / f"{side}_ids.parquet")["id"] for folder in folders}
-    if len(types) == 1:
-        return Vocabulary(all_ids(folders, side, more))
-    seen = all_ids(folders, side).cast(pl.String)
-    return Vocabulary(
-        pl.concat([seen, *(ids.rename("id").cast(pl.String) for ids in more)]).unique().sort()
-    )
+    wanted = types.pop() if len(types) == 1 else pl.String()
+    if first is not None:
+        wanted = pl.read_parquet_schema(first / f"{side}_ids.parquet")["id"]
+    if not types and all(ids.dtype == wanted for ids in own):
+        found = all_ids(folders, side, own)
+        if found.dtype == wanted:
+            return Vocabulary(found)
+    else:
+        found = _together([all_ids(folders, side), *own])
+    cast = found.cast(wanted, strict=False)
+    if cast.null_count():
+        bad = found.filter(cast.is_null())[0]
+        raise DataError(
+            f"ids of {_WHAT[side]} must be of the type {wanted} as in the prepared folder, got {bad!r}; "
+            "write them alike, or prepare all files anew."
+        )
+    return Vocabulary(cast.unique().sort())
 
 
 def _files_of(
@@ -485,29 +610,67 @@ def _check_path(source: object, what: str) -> None:
         )
 
 
+def _check_alike(found: Sequence[tuple[TableFile, str | None]], before: Manifest) -> None:
+    """Refuse files that cannot be added to a folder.
+
+    Raises:
+        DataError: They give parts and the folder has none, or the reverse; or their folders have other
+            keys.
+    """
+    gives_parts = any(part is not None for _, part in found)
+    if gives_parts != before.is_split:
+        said = ("files of train and test", "a table without parts")
+        raise DataError(
+            f"the files must be {said[not before.is_split]} as those of the prepared folder, got "
+            f"{said[not gives_parts]}; prepare all files anew."
+        )
+    for file, _ in found:
+        if set(file.keys) != set(before.key_types):
+            raise DataError(
+                f"{file.path!r} must lie in folders with the keys of the prepared folder, "
+                f"{', '.join(before.key_types) or 'none'}, got {', '.join(file.keys) or 'none'}; move it."
+            )
+
+
 def _understood(
-    found: list[tuple[TableFile, str | None]], config: DataConfig, features: FeaturesConfig
+    found: Sequence[tuple[TableFile, str | None]], config: DataConfig, features: FeaturesConfig
 ) -> Manifest:
-    """Return how the table is read, by its first block.
+    """Return how the table is read, by its first rows.
 
     Raises:
         DataError: It cannot be read.
     """
     types = types_of_keys([file for file, _ in found])
-    first = next((frame for file, _ in found for _, frame in blocks_of(file, types)), None)
-    if first is None or not len(first):
-        raise DataError("interactions must hold rows, got files without any.")
+    frames: list[pl.DataFrame] = []
+    paths: list[str] = []
+    blocks = ((file.path, frame) for file, _ in found for _, frame in blocks_of(file, types))
+    while sum(map(len, frames)) < SAMPLE_ROWS:
+        path, frame = next(blocks, ("", None))
+        if frame is None:
+            break
+        if len(frame):
+            frames.append(frame)
+            paths.append(path)
+    if not frames:
+        raise DataError("interactions must hold rows, got files without any; check the path.")
+    schema = schema_of(frames)
+    position = config.position_column
+    for place, frame in enumerate(frames):  # of files of a test, which need not have positions
+        if position is not None and position in schema and position not in frame.columns:
+            frames[place] = frame.with_columns(pl.lit(None, schema[position]).alias(position))
+    first = pl.concat(
+        check_columns(frame, schema, path) for path, frame in zip(paths, frames, strict=True)
+    )
     reader = EventReader.of(first, config)
     unused = unused_columns(first, reader.roles, read=features.event)
     has_sessions = any(part is not None and part.endswith("_sessions") for _, part in found)
-    ordered, by_time = order_of(
-        config, has_times=reader.roles.time is not None, has_sessions=has_sessions
-    )
+    has_times = reader.roles.time is not None
+    ordered, by_time = order_of(config, has_times=has_times, has_sessions=has_sessions)
     return Manifest(
         reader=reader,
-        schema=first.schema,
+        schema=schema,
         key_types=types,
-        by_time=by_time and reader.roles.time is not None,
+        by_time=by_time and has_times,
         ordered=ordered,
         unused=unused,
         notes=(*unstated_kinds(first, unused), *unstated_position(first, reader.roles)),
@@ -515,39 +678,40 @@ def _understood(
     )
 
 
-def _new_ones(
-    digests: list[tuple[TableFile, str | None, str]], before: Manifest
-) -> list[tuple[TableFile, str | None, str]]:
+def _new_ones(inputs: Sequence[_Input], before: Manifest) -> tuple[_Input, ...]:
     """Return the files that a folder does not hold.
 
     Raises:
         DataError: A file of the same path has other bytes now.
     """
-    known = {source.sha256 for part in before.partitions for source in part.files}
-    by_path = {source.path: source.sha256 for part in before.partitions for source in part.files}
-    for file, _, digest in digests:
-        if by_path.get(file.path, digest) != digest:
+    known = [source for part in before.partitions for source in part.files]
+    identities = {source.identity for source in known}
+    by_path = {source.path: source.sha256 for source in known}
+    for each in inputs:
+        source = each.as_source(0)
+        if by_path.get(source.path, source.sha256) != source.sha256:
             raise DataError(
-                f"{file.path!r} must be as it was when it was prepared, got other bytes; what is there "
-                "cannot be taken back: prepare all files anew."
+                f"{each.file.path!r} must be as it was when it was prepared, got other bytes; what is "
+                "there cannot be taken back: prepare all files anew."
             )
-    return [each for each in digests if each[2] not in known]
+    return tuple(each for each in inputs if each.as_source(0).identity not in identities)
 
 
 def _digest_of(table: Table, what: str) -> str:
     if isinstance(table, str | Path):
         digests = [digest_of(file, what) for file in files_of(table, what=what)]
         return hashlib.sha256("".join(digests).encode()).hexdigest()
-    return hashlib.sha256(_bytes_of(read_table(table, what=what))).hexdigest()
+    frame = read_table(table, what=what)
+    mixed = [name for name, dtype in frame.schema.items() if dtype == pl.Object]
+    if mixed:
+        raise DataError(
+            f"{what} must have values of one type in {mixed[0]!r}, got Python objects; write text."
+        )
+    told = frame.write_ipc(None, compat_level=pl.CompatLevel.oldest()).getvalue()
+    return hashlib.sha256(told).hexdigest()
 
 
-def _bytes_of(frame: pl.DataFrame) -> bytes:
-    return frame.write_ipc(None, compat_level=pl.CompatLevel.oldest()).getvalue()
-
-
-def _before(out: Path | None, *, append: bool) -> Manifest | None:
-    if out is None or not append:
-        return None
+def _before(out: Path) -> Manifest:
     if not is_prepared(out):
         raise ConfigError(
             f"{argument('append')} must go with a prepared folder, got '{out}'; prepare one first."
@@ -555,51 +719,72 @@ def _before(out: Path | None, *, append: bool) -> Manifest | None:
     return read_manifest(out)
 
 
-def _check_new(out: Path) -> None:
-    check_new_name(out)
-    if out.exists() or out.is_symlink():
+def _check_new(out: Path, interactions: str | Path | Mapping[str, str | Path]) -> None:
+    if out.exists():
         raise ConfigError(
             f"{argument('out')} must be new, got '{out}', which is there; remove it, name another folder, "
             f"or pass {argument('append')}."
         )
     check_folder_of(out)
+    given = interactions.values() if isinstance(interactions, Mapping) else (interactions,)
+    for each in given:
+        if isinstance(each, str | Path) and Path(os.path.realpath(each)) in out.parents:
+            raise ConfigError(
+                f"{argument('out')} must be outside the folder of events, got '{out}'; name another."
+            )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The folder ``OUT.preparing``, which this process holds.
+
+    Args:
+        path: Where it is.
+    """
+
+    path: Path
+
+    def begin(self, task: str) -> None:
+        """Keep what an equal call that was killed had done, and remove anything else."""
+        file = self.path / "task"
+        if not file.is_file() or file.read_text(encoding="utf-8") != task:
+            for entry in self.path.iterdir():
+                if entry.name != _LOCK:
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            file.write_text(task, encoding="utf-8")
+        shutil.rmtree(self.path / "pieces" / "writing", ignore_errors=True)
 
 
 @contextmanager
-def _working(out: Path, task: str) -> Iterator[Path]:
-    """Give the folder ``OUT.preparing`` with what an equal call that was killed had done.
+def _working(out: Path, *, append: bool) -> Iterator[_Work]:
+    """Give the folder ``OUT.preparing``, which is removed unless the process is killed.
 
     Raises:
-        DataError: Another process works there, or the folder cannot be written.
+        ConfigError: Another process works there, or somebody else's folder has that name.
+        DataError: Something cannot be written.
     """
     work = out.with_name(f"{out.name}.preparing")
     lock = None
     try:
+        is_new = not work.exists()
+        if work.is_symlink() or (not is_new and not (work / _LOCK).is_file()):
+            raise ConfigError(
+                f"{argument('out')} must leave the name {work.name!r} free, got '{work}', which is not "
+                "ours; rename it, or name another folder."
+            )
         work.mkdir(exist_ok=True)
-        lock = os.open(work / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        if fcntl is not None:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                os.close(lock)
-                lock = None
-                raise ConfigError(
-                    f"{argument('out')} must be written by one process, got '{out}', which another is "
-                    "preparing; wait for it."
-                ) from error
-        file = work / "task"
-        if not file.is_file() or file.read_text(encoding="utf-8") != task:
-            for entry in work.iterdir():
-                if entry.name != "lock":
-                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-            file.write_text(task, encoding="utf-8")
-        shutil.rmtree(work / "pieces" / "writing", ignore_errors=True)
-        yield work
+        lock = _locked(work / _LOCK, out)
+        yield _Work(work)
+    except ConfigError:
+        if lock is not None and is_new:
+            shutil.rmtree(work, ignore_errors=True)
+        raise
     except (OSError, PolarsError) as error:
         shutil.rmtree(work, ignore_errors=True)
+        left = "it is as it was" if append else "nothing was left behind"
         raise DataError(
             f"the prepared folder '{out}' could not be written: {reason_of(error)}; free some space or "
-            f"choose another {argument('out')}; nothing was left behind."
+            f"choose another {argument('out')}; {left}."
         ) from error
     except DataError:
         shutil.rmtree(work, ignore_errors=True)
@@ -609,3 +794,26 @@ def _working(out: Path, task: str) -> Iterator[Path]:
     finally:
         if lock is not None:
             os.close(lock)
+
+
+def _locked(file: Path, out: Path) -> int:
+    """Return the descriptor of a lock file, which is held.
+
+    Raises:
+        ConfigError: Another process holds it.
+    """
+    lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+    if fcntl is None:
+        return lock
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_ours = os.path.samestat(os.fstat(lock), file.stat())
+    except OSError:
+        is_ours = False  # held, or removed by the process that held it
+    if not is_ours:
+        os.close(lock)
+        raise ConfigError(
+            f"{argument('out')} must be written by one process, got '{out}', which another is preparing; "
+            "wait for it."
+        )
+    return lock

@@ -11,9 +11,8 @@ import polars as pl
 from twotower.abandoned import temporary_folder
 from twotower.config import Config
 from twotower.data import mapped
-from twotower.data.input_files import files_of
+from twotower.data.input_files import files_of, is_prepared
 from twotower.data.prepared.folder import prepare_folder
-from twotower.data.prepared.manifest import is_prepared
 from twotower.data.tables import Table, reading
 
 Given = Any

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from twotower.abandoned import sync, sync_names
 from twotower.config import DataConfig
 from twotower.data.columns import Decision, Role, Roles
 from twotower.data.event_reader import EventReader
+from twotower.data.input_files import MANIFEST, SCHEMA
 from twotower.data.times import TimeForm
 from twotower.dataclass_trees import build, plain
 from twotower.errors import ConfigError, DataError
@@ -23,8 +24,6 @@ from twotower.version import __version__
 
 FORMAT = 1
 """Version of the format that is written, and the only one that is read."""
-MANIFEST = "manifest.json"
-SCHEMA = "schema.parquet"
 _OWN_DIGEST = "sha256"
 
 
@@ -33,16 +32,23 @@ class Source:
     """A file that was prepared.
 
     Args:
-        path: As it was found.
+        path: Its absolute path, or its address.
         sha256: Digest of its bytes, in hexadecimal.
         rows: Rows in it.
         part: The part that it gives, such as ``train``; None where the split is drawn later.
+        keys: What the names of its folders say.
     """
 
     path: str
     sha256: str
     rows: int
     part: str | None = None
+    keys: Mapping[str, str | None] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        """What makes it another file, wherever it lies: its bytes, its part, its keys."""
+        return json.dumps([self.sha256, self.part, dict(self.keys)])
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,8 @@ class Partition:
         left_out: The other rows by the reason why; with ``events`` they add up to ``rows``.
         kinds: Kinds of event, where a column has them.
         sides: Which tables of sides came with it: ``query``, ``item``.
+        num_queries: Queries of its events and of its table.
+        num_items: The same of items.
     """
 
     name: str
@@ -68,6 +76,8 @@ class Partition:
     left_out: Mapping[str, int]
     kinds: tuple[str, ...] = ()
     sides: tuple[str, ...] = ()
+    num_queries: int = 0
+    num_items: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,9 +120,26 @@ class Manifest:
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
-def is_prepared(source: object) -> bool:
-    """Return whether a path is that of a prepared folder."""
-    return isinstance(source, str | Path) and (Path(source).expanduser() / MANIFEST).is_file()
+def check_settings(config: DataConfig | None, manifest: Manifest) -> None:
+    """Refuse settings of the data other than the folder was prepared with.
+
+    Args:
+        config: None and the defaults state nothing.
+        manifest: Of the folder.
+
+    Raises:
+        ConfigError: One differs; it is named.
+    """
+    own = manifest.reader.config
+    if config in (None, DataConfig(), own):
+        return
+    for entry in fields(DataConfig):
+        wanted, given = getattr(own, entry.name), getattr(config, entry.name)
+        if given not in (wanted, getattr(DataConfig(), entry.name)):
+            raise ConfigError(
+                f"data.{entry.name} must be {wanted!r}, as the folder was prepared with, got {given!r}; "
+                "leave it out, or prepare the tables again."
+            )
 
 
 def digests_of(folder: Path, root: Path) -> dict[str, str]:
@@ -181,7 +208,15 @@ def read_manifest(folder: Path) -> Manifest:
         if found.pop(_OWN_DIGEST, None) != _digest(found):
             raise ValueError("another digest")
         return _manifest_of(found, pl.read_parquet_schema(folder / SCHEMA))
-    except (OSError, ValueError, KeyError, TypeError, PolarsError, ConfigError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+        PolarsError,
+        ConfigError,
+    ) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from polars.exceptions import PolarsError
 
 from twotower.abandoned import put, temporary_folder, writing
 from twotower.arrays import Ints, Rows
@@ -32,6 +33,7 @@ from twotower.data.events_on_disk import in_memory, open_events
 from twotower.data.prepared.manifest import (
     Manifest,
     check_files,
+    check_settings,
     digests_of,
     read_manifest,
 )
@@ -72,12 +74,7 @@ def open_prepared(
     folder = Path(folder).expanduser()
     features = features or FeaturesConfig()
     manifest = read_manifest(folder)
-    reader = manifest.reader
-    if config not in (None, DataConfig(), reader.config):
-        raise ConfigError(
-            f"[data] must be as the folder '{folder}' was prepared with, got other settings; leave them "
-            "out, or prepare the tables again."
-        )
+    check_settings(config, manifest)
     check_files(folder, manifest.files)
     with _merged(folder, manifest) as place:
         return _opened(folder, place, manifest, features, name or folder.name)
@@ -130,11 +127,14 @@ def _opened(
         ]
         own = None
         if frames:
-            table = pl.concat(frames, how="diagonal_relaxed") if len(frames) > 1 else frames[0]
-            key = side_table(frames[0], column, role, reader.config, features).key
+            keys = [side_table(each, column, role, reader.config, features).key for each in frames]
+            frames = [each.rename({key: keys[-1]}) for each, key in zip(frames, keys, strict=True)]
+            dtype = vocabulary.ids.dtype
             if len(frames) > 1:  # the newest line of an id counts
-                table = table.unique(key, keep="first", maintain_order=True)
-            own = side_table(table, column, role, reader.config, features)
+                cast = [each.with_columns(pl.col(keys[-1]).cast(dtype)) for each in frames]
+                together = pl.concat(cast, how="diagonal_relaxed")
+                frames = [together.unique(keys[-1], keep="first", maintain_order=True)]
+            own = side_table(frames[0], column, role, reader.config, features)
         tables.append(entities(own, seen, column, role, notes, vocabulary))
     query_table, item_table = tables
     check_catalogue(len(item_table))
@@ -158,7 +158,10 @@ def _opened(
     repeats = repeats_of(dataset, reader.config, notes)
     return Preparation(
         replace(dataset, repeats=repeats, notes=tuple(notes)),
-        (*roles.decisions, *manifest.unused),
+        (
+            *roles.decisions,
+            *(each for each in manifest.unused if each.column not in features.event),
+        ),
         is_split=manifest.is_split,
         is_rated=roles.label_kind == "rating",
         config=reader.config,
@@ -204,8 +207,8 @@ def _merged(folder: Path, manifest: Manifest) -> Iterator[Path]:
         for old in folder.glob("merged-*"):
             if old != place:
                 shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        if error.errno not in _NOT_OURS:
+    except (OSError, PolarsError) as error:
+        if getattr(error, "errno", None) not in _NOT_OURS:
             raise DataError(
                 f"the partitions of the prepared folder '{folder}' could not be merged: "
                 f"{reason_of(error)}; free some space."
@@ -220,8 +223,12 @@ def _merged(folder: Path, manifest: Manifest) -> Iterator[Path]:
 def _is_whole(place: Path) -> bool:
     """Return whether a merge is there as it was written; one that is damaged is made again."""
     try:
-        check_files(place, json.loads((place / _DIGESTS).read_text(encoding="utf-8")))
-    except (OSError, ValueError):  # a DataError, too
+        digests = json.loads((place / _DIGESTS).read_text(encoding="utf-8"))
+        files = (each for each in place.rglob("*") if each.is_file() and each.name != _DIGESTS)
+        if set(digests) != {each.relative_to(place).as_posix() for each in files}:
+            return False
+        check_files(place, digests)
+    except (OSError, ValueError, TypeError):  # a DataError, too
         return False
     return True
 

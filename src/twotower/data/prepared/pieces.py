@@ -5,6 +5,7 @@ million events at a time.
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -147,42 +148,29 @@ def merge_pieces(
     num = int(offsets[-1])
     first = sources[0]
     names = [name for name in _COLUMNS if getattr(first.events, name) is not None]
-    columns = {
-        name: ColumnFile(out / "events" / f"{name}.npy", getattr(first.events, name).dtype, num)
-        for name in ("query_rows", "item_rows", *names)
-    }
-    given = {
-        name: ColumnFile(out / f"{name}.npy", column.dtype, num)
-        for name, column in first.given.items()
-    }
-    for place, (low, high) in enumerate(query_blocks(offsets, MERGED_EVENTS)):
-        found = [source.slice(low, high) for source in sources]
-        query_rows = np.concatenate([rows for rows, _ in found])
-        picked = [each for _, each in found]
-        times = [
-            s.events.times[p]
-            for s, p in zip(sources, picked, strict=True)
-            if s.events.times is not None
-        ]
-        keys = (np.concatenate(times), query_rows) if by_time and times else (query_rows,)
-        order = np.lexsort(keys)
-        columns["query_rows"].append(query_rows[order])
-        of_items = [s.item_map[s.events.item_rows[p]] for s, p in zip(sources, picked, strict=True)]
-        columns["item_rows"].append(np.concatenate(of_items)[order])
-        for name in names:
-            values = [getattr(s.events, name)[p] for s, p in zip(sources, picked, strict=True)]
-            columns[name].append(np.concatenate(values)[order])
-        for name, file in given.items():
-            file.append(
-                np.concatenate([s.given[name][p] for s, p in zip(sources, picked, strict=True)])[
-                    order
-                ]
-            )
-        frames = [s.rows(p) for s, p in zip(sources, picked, strict=True) if s.frame is not None]
-        if frames:
-            _write_frame(pl.concat(frames)[order], out, place)
-    for file in (*columns.values(), *given.values()):
-        file.close()
+    columns = [("item_rows", out / "events"), *((name, out / "events") for name in names)]
+    columns += [(name, out) for name in first.given]
+    with ExitStack() as stack:
+
+        def opened(name: str, folder: Path, dtype: npt.DTypeLike) -> ColumnFile:
+            return stack.enter_context(ColumnFile(folder / f"{name}.npy", dtype, num))
+
+        of_queries = opened("query_rows", out / "events", np.int32)
+        files = {name: opened(name, at, first.column(name).dtype) for name, at in columns}
+        for place, (low, high) in enumerate(query_blocks(offsets, MERGED_EVENTS)):
+            found = [(source, *source.slice(low, high)) for source in sources]
+            query_rows = np.concatenate([rows for _, rows, _ in found])
+
+            def gathered(name: str) -> npt.NDArray[Any]:
+                return np.concatenate([each.values(name, places) for each, _, places in found])  # noqa: B023
+
+            order = np.lexsort((gathered("times"), query_rows) if by_time else (query_rows,))
+            of_queries.append(query_rows[order])
+            for name, file in files.items():
+                file.append(gathered(name)[order])
+            if first.frame is not None:
+                rows = [each.rows(places) for each, _, places in found]
+                _write_frame(pl.concat(rows)[order], out, place)
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,6 +195,18 @@ class _Source:
             frame = None if frame is None else frame.lazy().collect()
         events = open_events(folder / "events")
         return cls(query_map, item_map, by_query, events, open_given(folder), frame)
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """Return a column by its name."""
+        found: npt.NDArray[Any] = (
+            self.given[name] if name in self.given else getattr(self.events, name)
+        )
+        return found
+
+    def values(self, name: str, places: Ints | slice) -> npt.NDArray[Any]:
+        """Return a column of some events; items have their new rows."""
+        values = np.asarray(self.column(name)[places])
+        return self.item_map[values] if name == "item_rows" else values
 
     def rows(self, places: Ints | slice) -> pl.DataFrame:
         """Return the other columns of events."""
