@@ -25,8 +25,7 @@ from twotower.data.assembly import Preparation
 from twotower.data.dataset import Dataset
 from twotower.data.input_files import MANIFEST
 from twotower.data.preparation import prepare
-from twotower.data.prepared import folder as folder_module
-from twotower.data.prepared import manifest, pieces
+from twotower.data.prepared import inputs, manifest, pieces
 from twotower.data.prepared.folder import Prepared, prepare_folder
 from twotower.data.prepared.manifest import read_manifest
 from twotower.data.prepared.opening import open_prepared
@@ -159,7 +158,7 @@ class TestTheSameAsTheTable:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
     ) -> None:
         """The first file has ratings of 1 alone, which by themselves were labels."""
-        monkeypatch.setattr(folder_module, "SAMPLE_ROWS", rows)
+        monkeypatch.setattr(inputs, "SAMPLE_ROWS", rows)
         is_first = pl.int_range(pl.len()) < 10
         frame = events().with_columns(rating=pl.when(is_first).then(1).otherwise("rating"))
         folder = write_days(frame, tmp_path / "events")
