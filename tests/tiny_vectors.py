@@ -12,7 +12,7 @@ VECTORS = {
 
 
 def write_vectors(path: Path, header: str = "") -> str:
-    """Write the vectors as GloVe writes them, after a header on wish, and return the path."""
+    """Write the vectors as GloVe writes them, after a header if wanted, and return the path."""
     lines = [" ".join([word, *map(str, numbers)]) for word, numbers in VECTORS.items()]
     path.write_text(header + "\n".join(lines) + "\n", encoding="utf-8")
     return str(path)

@@ -513,7 +513,7 @@ class Config(Section):
         return dataclass_trees.flat(self.to_dict())
 
     def to_toml(self, *, comments: bool = False) -> str:
-        """Return the tree as TOML, with each field's meaning as a comment on wish."""
+        """Return the tree as TOML, with each field's meaning as a comment if wanted."""
         lines: list[str] = []
         for section in fields(self):
             value = getattr(self, section.name)

@@ -92,7 +92,7 @@ class Listener(Callback):
 
 @pytest.fixture(scope="module")
 def run(small_world: SyntheticTables) -> Callable[..., Trained]:
-    """Train on the small world; the baselines, which take the longest, are fitted on wish."""
+    """Train on the small world; the baselines, which take the longest, are fitted if wanted."""
 
     def run(out: Path | None = None, **kwargs: Any) -> Trained:
         return train(
@@ -690,7 +690,7 @@ class TestGivenParts:
 
     def test_unknown_names(self, small_world: SyntheticTables) -> None:
         with pytest.raises(
-            ConfigError, match="on wish one of valid and valid_sessions, got train, tset"
+            ConfigError, match="optionally one of valid and valid_sessions, got train, tset"
         ):
             train({"train": small_world.interactions, "tset": small_world.interactions})
 

@@ -26,7 +26,7 @@ _HELP = {
     "filter": "Only items that match: 'genre = \"drama\" and year >= 2000'.",
     "shard": "One of equal shares: 3/16 is the third of sixteen.",
     "baselines": "auto, none, or names with commas between: popularity,item_knn,ease.",
-    "interactions": "Table of events: a file, a folder, a pattern in quotes, or a prepared folder.",
+    "interactions": "Table of events: a file, a folder, or a pattern in quotes.",
     "items": "Table of the items' columns.",
     "queries": "Table of the queries' columns.",
     "train": "Given split: training events.",

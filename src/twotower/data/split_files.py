@@ -50,7 +50,7 @@ def read_events(
     """Return all events in one frame, and which table each stood in where there are several.
 
     Args:
-        source: One table; or a mapping of ``train``, of ``test`` or ``test_sessions``, and on wish of
+        source: One table; or a mapping of ``train``, of ``test`` or ``test_sessions``, and optionally of
             ``valid`` or ``valid_sessions``, to tables with equal columns.
         may_lack: A column of ``train`` that the others need not have.
 
@@ -146,6 +146,6 @@ def check_names(source: Mapping[str, object]) -> None:
     is_double = "valid" in source and "valid_sessions" in source
     if set(source) - set(PARTS) or "train" not in source or not has_test or is_double:
         raise ConfigError(
-            "given files must be train, one of test and test_sessions, and on wish one of valid and "
+            "given files must be train, one of test and test_sessions, and optionally one of valid and "
             f"valid_sessions, got {', '.join(sorted(source))}."
         )

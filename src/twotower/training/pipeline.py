@@ -62,9 +62,10 @@ def train(
     """Train a two-tower model on a table of interactions, evaluate it, and write it as a bundle.
 
     Args:
-        interactions: A file or a frame of events; or a mapping with ``train``, ``test`` and on wish
-            ``valid``, which are then taken as they are; ``test_sessions`` and ``valid_sessions`` in their
-            place hold new queries, each with the events before the one that is asked for.
+        interactions: A file or a frame of events; a folder or a glob pattern of such files; or the folder
+            of ``prepare_folder``, which holds all tables. Or a mapping with ``train``, ``test`` and
+            optionally ``valid``, which are then taken as they are; ``test_sessions`` and ``valid_sessions``
+            in their place hold new queries, each with the events before the one that is asked for.
         items: A file or a frame of the items' columns; or an ``(I, d)`` array or tensor, whose ids
             are 0 to I - 1.
         queries: The same for the queries.
