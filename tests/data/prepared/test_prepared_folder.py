@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,18 +18,19 @@ import polars as pl
 import pytest
 import torch
 
-from sandbox import tree_of
+from sandbox import NoDiskError, small_disk, tree_of
 from twotower.chinese import in_chinese
 from twotower.config import Config
 from twotower.data import assembly, input_files, mapped
 from twotower.data.assembly import Preparation
-from twotower.data.dataset import Dataset
+from twotower.data.dataset import Dataset, Part
 from twotower.data.input_files import MANIFEST
 from twotower.data.preparation import prepare
 from twotower.data.prepared import inputs, manifest, pieces
 from twotower.data.prepared.folder import Prepared, prepare_folder
 from twotower.data.prepared.manifest import read_manifest
 from twotower.data.prepared.opening import open_prepared
+from twotower.data.splits import split
 from twotower.errors import ConfigError, DataError
 from twotower.training.callbacks import Callback
 from twotower.training.pipeline import train
@@ -307,6 +309,29 @@ class TestAppend:
         open_prepared(tmp_path / "data")
         (other,) = (tmp_path / "data").glob("merged-*")
         assert other != kept
+
+    def test_a_disk_to_be_read_alone_is_read(
+        self, tmp_path: Path, days: list[Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The merge, and what is cut out of it, then go to the temporary folder."""
+        monkeypatch.setattr(mapped, "MAPPED_FROM", 10)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(small_disk(tmp_path, 8 << 20))
+            except NoDiskError as error:
+                pytest.skip(str(error))
+            data = tmp_path / "disk" / "data"
+            prepare_folder(days[0], out=data)
+            prepare_folder(days[1], out=data, append=True)
+            subprocess.run(["mount", "-o", "remount,ro", str(data.parent)], check=True)
+            before = tree_of(data)
+            dataset = split(open_prepared(data).dataset)
+            train = dataset.part(Part.TRAIN)
+            assert isinstance(train.item_rows, np.memmap)
+            assert tree_of(data) == before
+            expected = split(prepare(events()[:200]).dataset)
+            assert len(train) == len(expected.part(Part.TRAIN))
+            del dataset, train
 
     def test_a_damaged_merge_is_made_again(self, tmp_path: Path, days: list[Path]) -> None:
         prepare_folder(days[0], out=tmp_path / "data")
