@@ -51,8 +51,8 @@ def evaluate_bundle(
     Args:
         bundle: The path of a bundle, or an opened one; see ``Retriever.of``.
         ks: Cut-offs.
-        test: A table of test events, instead of the bundle's own. The histories of their queries are those
-            of the bundle.
+        test: A table of test events, or a prepared folder of them, instead of the bundle's own. The
+            histories of their queries are those of the bundle.
         test_sessions: A table of new sessions, instead of the bundle's test events. The model predicts the
             last event of each session from the events before it.
         query_column: The column of query ids in these tables and in ``candidates``; by default that of the

@@ -1,6 +1,7 @@
 """Test events that are given to a bundle: later ones of the queries that it knows, or new sessions."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from twotower.caller import passing
 from twotower.data import columns
 from twotower.data.columns import Role
 from twotower.data.dataset import EntityTable, Interactions, Part
-from twotower.data.input_files import read_files
+from twotower.data.input_files import is_prepared, read_files
+from twotower.data.prepared.opening import read_prepared
 from twotower.data.splits import whole_sessions
 from twotower.data.tables import Table
 from twotower.data.times import times_in_seconds
@@ -193,7 +195,10 @@ def _read(
         with_new: Whether queries that the bundle lacks are further ones.
     """
     contents = retriever.contents
-    frame = read_files(source, what=what)
+    if isinstance(source, str | Path) and is_prepared(source):
+        frame = read_prepared(source)
+    else:
+        frame = read_files(source, what=what)
     data = contents.config.data
     configured = {
         Role.QUERY: data.query_column or contents.queries.id_column,

@@ -29,9 +29,10 @@ from twotower.data.preparation import prepare
 from twotower.data.prepared import inputs, manifest, pieces
 from twotower.data.prepared.folder import Prepared, prepare_folder
 from twotower.data.prepared.manifest import read_manifest
-from twotower.data.prepared.opening import open_prepared
+from twotower.data.prepared.opening import open_prepared, read_prepared
 from twotower.data.splits import split
 from twotower.errors import ConfigError, DataError
+from twotower.evaluation.evaluate_bundle import evaluate_bundle
 from twotower.training.callbacks import Callback
 from twotower.training.pipeline import train
 from twotower.training.trained import Trained
@@ -789,3 +790,16 @@ class TestLargeTables:
         one, other = self.trained(folder, None), self.trained(tmp_path / "data", None)
         for name, weights in one.retriever.contents.weights.items():
             assert torch.equal(weights, other.retriever.contents.weights[name])
+
+    def test_a_prepared_folder_is_test_events(self, tmp_path: Path) -> None:
+        folder = write_days(events(), tmp_path / "events")
+        trained = self.trained(folder, None)
+        later = write_days(events(80, seed=7), tmp_path / "later")
+        prepare_folder(later / f"day={DAYS[0]}", out=tmp_path / "data")
+        prepare_folder(later, out=tmp_path / "data", append=True)
+        assert read_prepared(tmp_path / "data").height == 80
+        found, expected = (
+            evaluate_bundle(trained.retriever, test=each, baselines=["popularity"])["model"]
+            for each in (tmp_path / "data", later)
+        )
+        assert found == expected

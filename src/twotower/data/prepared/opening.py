@@ -80,6 +80,27 @@ def open_prepared(
         return _opened(folder, place, manifest, features, name or folder.name)
 
 
+def read_prepared(folder: str | Path) -> pl.DataFrame:
+    """Return the events of a prepared folder as a table, whole, in the order of queries.
+
+    Raises:
+        DataError: The folder is damaged, or of another version.
+    """
+    folder = Path(folder).expanduser()
+    manifest = read_manifest(folder)
+    check_files(folder, manifest.files)
+    roles = manifest.reader.roles
+    with _merged(folder, manifest) as place:
+        events = open_events(place / "events")
+        ids = {
+            roles.query: read_ids(place, "query").ids_of(events.query_rows),
+            roles.item: read_ids(place, "item").ids_of(events.item_rows),
+        }
+        scan = scan_columns(place)
+        others = [] if scan is None else scan.collect().get_columns()
+    return pl.DataFrame([*(each.rename(name) for name, each in ids.items()), *others])
+
+
 def refuse_tables(**tables: object) -> None:
     """Refuse tables of sides beside a prepared folder, which has its own.
 
