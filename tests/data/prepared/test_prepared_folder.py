@@ -780,6 +780,24 @@ class TestLargeTables:
             "items.parquet",
         }
 
+    def test_a_training_that_was_stopped_goes_on(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(mapped, "MAPPED_FROM", EVENTS)
+        folder, out = write_days(events(), tmp_path / "events"), tmp_path / "model"
+        config = Config.from_dict(self.SETTINGS).with_settings(["training.epochs=2"])
+
+        class Stop(Callback):
+            def on_epoch(self, record: dict[str, Any]) -> None:  # noqa: ARG002
+                raise KeyboardInterrupt
+
+        stopped = train(folder, out=out, config=config, baselines=[], progress=Stop())
+        assert stopped.stopped_early
+        assert (tmp_path / "model.training-data" / MANIFEST).is_file()
+        done = train(folder, out=out, config=config, baselines=[], progress=None, resume=True)
+        assert not done.stopped_early
+        assert {path.name for path in tmp_path.iterdir()} == {"events", "model"}
+
     def test_fewer_rows_are_read_as_they_are(self, tmp_path: Path) -> None:
         found = self.trained(write_days(events(), tmp_path / "events"), None)
         assert not isinstance(found.dataset.interactions.item_rows, np.memmap)
