@@ -118,9 +118,9 @@ def _files() -> Iterator[BadInput]:
         write("event.csv", events()),
     )
     yield BadInput(
-        "a folder in place of a file",
+        "an empty folder in place of a file",
         TRAIN,
-        (table, "got a directory"),
+        (table, "must hold files, got none"),
         lambda folder: (folder / "events.csv").mkdir(),
     )
     yield BadInput(

@@ -26,6 +26,7 @@ def keywords() -> set[str]:
     functions: list[Callable[..., Any]] = [
         *(getattr(twotower, name) for name in ("train", "train_views", "tune", "evaluate_bundle")),
         *(getattr(twotower.Retriever, name) for name in ("recommend", "open")),
+        twotower.prepare_folder,
         twotower.recipe,
         twotower.Config.with_settings,
         movielens.fetch,

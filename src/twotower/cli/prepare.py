@@ -1,6 +1,7 @@
 """``twotower prepare``."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import twotower
@@ -52,3 +53,5 @@ def command(
     if not append:
         screen.print(columns_table((*manifest.reader.roles.decisions, *manifest.unused)))
     say(screen, *manifest.notes, *found.told())
+    if out is not None and found.is_changed:
+        say(screen, f"Next: twotower train --interactions {quote(str(out))} --out model")

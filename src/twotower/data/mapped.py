@@ -101,11 +101,5 @@ class ColumnFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """End the file.
-
-        Raises:
-            ValueError: Another number of values was appended than was said.
-        """
         self.file.close()
-        if kind is None and self.left:
-            raise ValueError(f"{self.left} values are missing from the column.")
+        assert kind is not None or not self.left, f"{self.left} values are missing from the column"

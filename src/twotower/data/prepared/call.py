@@ -256,7 +256,7 @@ class Call:
             given = self._given(each.part, len(block.frame))
             piece = piece_of(block, given, (roles.query, roles.item), by_time=manifest.by_time)
             write_piece(piece, new := pieces / "writing")
-            (new / "counts.json").write_text(json.dumps(told), encoding="utf-8")
+            (new / "counts.json").write_text(json.dumps(told), encoding="utf-8", newline="\n")
             new.rename(pieces / name)
             counts.add(each.file.path, told)
         if self.is_append and not counts.rows:

@@ -4,7 +4,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
 from typing import Any, Unpack
 
 from twotower.caller import argument
@@ -56,10 +55,6 @@ class Prepared:
             sentences.append(f"{self.path} now holds {self.num_events:,} events.")
         if self.path is None:
             sentences.append("Nothing was written.")
-        else:
-            sentences.append(
-                f"Next: twotower train --interactions {quote(str(self.path))} --out model"
-            )
         return sentences
 
     def as_json(self) -> dict[str, Any]:

@@ -206,7 +206,10 @@ def read_manifest(folder: Path) -> Manifest:
                 "prepare the tables again with this version of twotower."
             )
         if found.pop(_OWN_DIGEST, None) != _digest(found):
-            raise ValueError("another digest")
+            raise DataError(
+                f"the prepared folder '{folder}' must be whole, got a {MANIFEST} with another digest than "
+                "its own; prepare the tables again."
+            )
         return _manifest_of(found, pl.read_parquet_schema(folder / SCHEMA))
     except (
         OSError,

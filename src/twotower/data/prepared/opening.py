@@ -223,7 +223,7 @@ def _merged(folder: Path, manifest: Manifest) -> Iterator[Path]:
         with writing(place) as new:
             _merge(folder, manifest, new)
             digests = digests_of(new, new)
-            (new / _DIGESTS).write_text(json.dumps(digests), encoding="utf-8")
+            (new / _DIGESTS).write_text(json.dumps(digests), encoding="utf-8", newline="\n")
             put(new, place)
         for old in folder.glob("merged-*"):
             if old != place:

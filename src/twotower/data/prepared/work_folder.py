@@ -38,7 +38,7 @@ class WorkFolder:
             for entry in self.path.iterdir():
                 if entry.name != _LOCK:
                     shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-            file.write_text(task, encoding="utf-8")
+            file.write_text(task, encoding="utf-8", newline="\n")
         shutil.rmtree(self.path / "pieces" / "writing", ignore_errors=True)
 
 
