@@ -4,8 +4,8 @@
 
 Each round prepares a table of 8 days, or 7 days with ``--append`` of the eighth, in turns. The command is
 killed (SIGKILL) after a random part of the time that an undisturbed run works, counted from when its folder
-appears, and again with an even chance; then it runs to its end. The folder must have the bytes of the undisturbed one, and nothing may be
-left beside it. Exits with 1 if any of that failed.
+appears, and again with an even chance; then it runs to its end. The folder must have the bytes of the
+undisturbed one, and nothing may be left beside it. Exits with 1 if any of that failed.
 """
 
 import hashlib
