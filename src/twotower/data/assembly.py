@@ -148,7 +148,7 @@ def side_table(
         features: Kinds of columns that are stated.
 
     Raises:
-        DataError: It cannot be read, or an id stands in two lines.
+        DataError: It cannot be read, or two lines have the same id.
     """
     what = "items" if role == Role.ITEM else "queries"
     frame = read_files(table, what=what)

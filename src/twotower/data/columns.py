@@ -370,11 +370,11 @@ def _candidates(frame: pl.DataFrame, role: Role, taken: set[str]) -> Iterator[st
 
 
 def targets_among(kinds: pl.Series, wanted: Sequence[str], *, every: bool = True) -> Bools:
-    """Return which events are of a kind that is asked for: ``(E,)``.
+    """Return which events are of a kind that the model predicts: ``(E,)`` bool.
 
     Args:
         kinds: Of the events, none missing.
-        wanted: What is asked for.
+        wanted: The kinds that the model predicts.
         every: Whether each of these kinds must be there, or at least one of them.
 
     Raises:
@@ -402,11 +402,11 @@ def check_kinds(kinds: pl.Series) -> None:
 def check_wanted(
     there: Collection[str], wanted: Sequence[str], column: str, *, every: bool = True
 ) -> None:
-    """Refuse a table that lacks a kind of event that is asked for.
+    """Refuse a table that lacks a kind of event that the model is to predict.
 
     Args:
         there: The kinds that the table has.
-        wanted: The kinds that are asked for.
+        wanted: The kinds that the model predicts.
         column: Name of their column.
         every: Whether each of these must be there, or at least one of them.
 
@@ -422,7 +422,7 @@ def check_wanted(
 
 
 def are_among(kinds: pl.Series, wanted: Sequence[str]) -> Bools:
-    """Return which events are of one of the kinds that are asked for: ``(E,)``; a null is of none."""
+    """Return which events are of one of the ``wanted`` kinds: ``(E,)`` bool, False for a null."""
     return kinds.cast(pl.String).is_in(list(wanted)).fill_null(value=False).to_numpy()
 
 

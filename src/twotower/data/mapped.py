@@ -31,7 +31,8 @@ def blocks(num: int) -> Iterator[slice]:
 def where(column: npt.NDArray[Any], mask: Bools, num: int) -> npt.NDArray[Any]:
     """Return the values of a mapped column where ``mask`` holds, mapped as well.
 
-    They stand in a file without a name beside the column's, which is gone with the last array that maps it.
+    They are written to an unnamed file in the column's folder. The system frees it with the last array that
+    maps it.
 
     Args:
         column: ``(n,)``, as ``numpy.load`` or this function mapped it.

@@ -45,8 +45,8 @@ def prepare(
     Args:
         interactions: A path or a frame; or a mapping of ``train`` and ``test``, and optionally ``valid``.
             ``test_sessions`` and ``valid_sessions`` in their place hold new queries, each from its first
-            event to the one that is asked for; see ``split_files.read_events``. A path may name a folder, a
-            glob pattern, or a prepared folder, which holds all tables.
+            event to the one that the model predicts; see ``split_files.read_events``. A path may name a
+            folder, a glob pattern, or a prepared folder, which holds all tables.
         items: The items' table; items that only it knows are in the catalogue, too.
         queries: The queries' table.
         config: Which column is what.

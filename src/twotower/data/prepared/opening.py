@@ -198,7 +198,7 @@ def _columns(scan: pl.LazyFrame | None, names: Collection[str]) -> pl.DataFrame:
 
 
 def _counts(rows: Rows, num: int) -> Ints:
-    """Return how often each of ``num`` rows stands in a column that may be on disk."""
+    """Return how often each row occurs in a column, which is read by blocks: ``(num,)`` int64."""
     counts = np.zeros(num, np.int64)
     for start in range(0, len(rows), BLOCK_EVENTS):
         counts += np.bincount(rows[start : start + BLOCK_EVENTS], minlength=num)
