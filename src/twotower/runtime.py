@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from twotower.errors import ConfigError
+from twotower.processes.job import is_started_by_torchrun
 
 BFLOAT16_FEATURE = "avx512_bf16"
 """The instruction set with which a CPU multiplies bfloat16; processors with AMX units have it, too."""
@@ -28,12 +29,14 @@ def choose_device(device: str = "auto") -> torch.device:
         "cpu": True,
     }
     if device == "auto":
-        return torch.device(next(kind for kind, here in is_here.items() if here))
+        device = next(kind for kind, here in is_here.items() if here)
     kind = device.split(":")[0]
     if kind not in is_here:
         raise ConfigError(f"device must be auto, cpu, cuda or mps, got {device!r}.")
     if not is_here[kind]:
         raise ConfigError(f"device must be on this machine, got {device!r}; use 'auto' or 'cpu'.")
+    if device == "cuda" and is_started_by_torchrun():  # one GPU each
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return torch.device(device)
 
 

@@ -1,7 +1,7 @@
 """Batches: rows of training events in bulk, seeded and resumable; never one object a sample."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,20 @@ class PairBatch:
     def __len__(self) -> int:
         """Number of events."""
         return len(self.item_rows)
+
+    @property
+    def examples_of_lines(self) -> Ints:
+        """``(B,)`` how many examples each line holds: one."""
+        return np.ones(len(self), np.int64)
+
+    @property
+    def example_weights(self) -> Float32s | None:
+        """``(B,)`` what each example weighs; None where all weigh 1."""
+        return self.weights
+
+    def take(self, lines: slice) -> "PairBatch":
+        """Return some of the lines."""
+        return replace(self, **taken(self, lines))
 
 
 @dataclass(eq=False, repr=False)
@@ -236,6 +250,12 @@ class PairBatches:
         windows = _beside(gathered(known.item_rows), known, gathered)
         is_again = windows.rows == item_rows[:, None]
         return _without(windows, is_again) if is_again.any() else windows
+
+
+def taken(batch: Any, lines: slice) -> dict[str, Any]:
+    """Return some lines of each column of a batch, by its name; None stays None."""
+    columns = {each.name: getattr(batch, each.name) for each in fields(batch)}
+    return {name: None if values is None else values[lines] for name, values in columns.items()}
 
 
 def _beside(

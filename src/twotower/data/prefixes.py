@@ -1,12 +1,13 @@
 """Batches of whole histories: one pass of a causal query tower trains an example at each position."""
 
 from collections.abc import Iterator
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from twotower.arrays import Bools, Float32s, Floats, Ints, Rows
+from twotower.data.batches import taken
 from twotower.data.dataset import Column, Interactions
 from twotower.errors import check_least
 from twotower.vocab import PADDING_ROW
@@ -43,6 +44,20 @@ class PrefixBatch:
     def __len__(self) -> int:
         """Number of examples."""
         return int((self.target_rows != PADDING_ROW).sum())
+
+    @property
+    def examples_of_lines(self) -> Ints:
+        """``(S,)`` how many examples each window holds."""
+        return np.asarray((self.target_rows != PADDING_ROW).sum(axis=1), np.int64)
+
+    @property
+    def example_weights(self) -> Float32s | None:
+        """``(n,)`` what each example weighs, window by window; None where all weigh 1."""
+        return None if self.weights is None else self.weights[self.target_rows != PADDING_ROW]
+
+    def take(self, lines: slice) -> "PrefixBatch":
+        """Return some of the windows."""
+        return replace(self, **taken(self, lines))
 
 
 @dataclass(eq=False, repr=False)

@@ -41,6 +41,29 @@ class SetBatch:
         """Number of targets."""
         return len(self.item_rows)
 
+    @property
+    def examples_of_lines(self) -> Ints:
+        """``(B,)`` how many targets each query has."""
+        return np.bincount(self.owners, minlength=len(self.query_rows))
+
+    @property
+    def example_weights(self) -> Float32s | None:
+        """``(T,)`` what each target weighs; None where all weigh 1."""
+        return self.weights
+
+    def take(self, lines: slice) -> "SetBatch":
+        """Return some of the queries, with their targets."""
+        start, end = np.searchsorted(self.owners, [lines.start, lines.stop])
+        event_rows = self.history_event_rows
+        return SetBatch(
+            query_rows=self.query_rows[lines],
+            history_rows=self.history_rows[lines],
+            item_rows=self.item_rows[start:end],
+            owners=self.owners[start:end] - lines.start,
+            history_event_rows=None if event_rows is None else event_rows[lines],
+            weights=None if self.weights is None else self.weights[start:end],
+        )
+
 
 @dataclass(eq=False, repr=False)
 class SetBatches:

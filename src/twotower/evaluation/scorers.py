@@ -40,6 +40,10 @@ class ModelScorer:
         self.popularity = torch.from_numpy(popularity)
         self.item_vectors = encoding.item_vectors() if item_vectors is None else item_vectors
 
+    def fetch(self, cases: Cases) -> None:
+        """Fetch what the cases read of tables that several processes keep; all call it at once."""
+        self.encoding.fetch(self.features_of(cases), cases.histories)
+
     def score(self, cases: Cases) -> torch.Tensor:
         """Return ``(len(cases), num_item_rows)`` float32."""
         scores = self.query_vectors(cases) @ self.item_vectors.T

@@ -19,6 +19,7 @@ from twotower.features.text import TextTransform
 from twotower.features.transforms import SideTransforms
 from twotower.features.tuned import SentenceEncoder, TokenIdsTransform
 from twotower.features.windows import WindowsEncoder, WindowsTransform
+from twotower.processes.sharded_table import ShardedTable, is_to_be_sharded
 from twotower.registry import resolved
 from twotower.vocab import PADDING_ROW, UNKNOWN_ROW
 
@@ -60,8 +61,13 @@ class CategoryEncoder(nn.Module):
     def __init__(self, num_rows: int, dim: int, *, id_dropout: float, sparse: bool) -> None:
         super().__init__()
         self.id_dropout = id_dropout
-        self.table = nn.Embedding(num_rows, dim, padding_idx=PADDING_ROW, sparse=sparse)
-        _start(self.table)
+        self.table: nn.Embedding | ShardedTable
+        if sparse and is_to_be_sharded(num_rows, dim):
+            self.table = ShardedTable(num_rows, dim, PADDING_ROW)
+            self.table.start(INIT_STD, num_zero=UNKNOWN_ROW + 1)
+        else:
+            self.table = nn.Embedding(num_rows, dim, padding_idx=PADDING_ROW, sparse=sparse)
+            _start(self.table)
 
     @classmethod
     def of(cls, transform: Transform, dim: int, options: EncoderOptions) -> "CategoryEncoder":
@@ -229,6 +235,13 @@ class SideEncoder(nn.Module):
             resolved(t.feature.spec.encoder)(t, dim, options) for t in used
         )
         self.dim = dim
+
+    def want(self, features: Mapping[str, Tensor]) -> None:
+        """Name the rows that these features read, to the tables that are kept by rows."""
+        for name, encoder in zip(self.names, self.encoders, strict=True):
+            table = getattr(encoder, "table", None)
+            if isinstance(table, ShardedTable):
+                table.want(features[name])
 
     def ids_alone(self, features: Mapping[str, Tensor]) -> Tensor:
         """Return the id's embeddings without the other features: ``(n, dim)``."""

@@ -1,6 +1,6 @@
 """Softmax cross-entropy of each query's own item against its candidates; and of items among queries."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -13,6 +13,7 @@ from twotower.losses.base import Batch, BatchLoss, check_log_q, check_shapes, ch
 from twotower.losses.candidates import Candidates
 from twotower.losses.dense import at_least_float32, score, weighted_mean
 from twotower.losses.softmax_kernel import ChunkedSoftmax
+from twotower.processes.job import here
 
 # Numbers of gathered item vectors at once, where each query has candidates of its own: 64 MB.
 PER_QUERY_NUMBERS = 2**24
@@ -260,22 +261,84 @@ class SymmetricSoftmaxLoss(SoftmaxLoss):
     def _of(self, batch: Batch) -> Tensor:
         # Once for both directions: gradients in half precision would be rounded before they are added.
         queries, items = at_least_float32(batch.queries), at_least_float32(batch.items)
-        of_items = super()._of(replace(batch, queries=queries, items=items))
-        candidates, weights = batch.candidates, batch.weights
-        known = _KnownQueries(candidates, batch.hidden)
-        of_queries = softmax_loss(
+        batch = replace(batch, queries=queries, items=items)
+        known = _KnownQueries(batch.candidates, batch.hidden)
+        of_queries, _ = self._of_queries(batch, known, slice(0, len(queries)))
+        return (super()._of(batch) + of_queries) / 2
+
+    def of_process(
+        self,
+        query_vectors: Tensor,
+        item_vectors: Tensor,
+        candidates: Candidates,
+        own: Candidates,
+        nums: Sequence[int],
+        *,
+        temperature: float | Tensor,
+        hidden: Tensor | None,
+        weights: Tensor | None,
+        own_weights: Tensor | None,
+        share: float,
+    ) -> Tensor:
+        """Return what one of several processes adds to the loss of a batch: a scalar.
+
+        Each compares its own queries with all candidates, and some of the own items with all queries.
+
+        Args:
+            query_vectors: ``(n, d)`` of this process.
+            item_vectors: ``(N, d)`` of all candidates.
+            candidates: Of the batch.
+            own: Of this process's queries.
+            nums: How many queries of each process count.
+            temperature: As of ``__call__``.
+            hidden: ``(n, H)`` int64 places, of this process's queries.
+            weights: ``(B,)`` of the batch, or None.
+            own_weights: ``(n,)`` of this process's queries, or None.
+            share: Of the batch's weights that these have.
+        """
+        job = here()
+        queries, items = at_least_float32(query_vectors), at_least_float32(item_vectors)
+        of_items = super()._of(Batch(queries, items, own, temperature, hidden, own_weights))
+        num = nums[job.rank]
+        every = job.gathered(queries[:num], nums)
+        if hidden is not None:
+            width = int(job.all_lengths(torch.tensor([hidden.shape[1]])).max())
+            filler = own.positions[:, None].expand(-1, width - hidden.shape[1])
+            hidden = job.gathered(torch.cat([hidden, filler], dim=1)[:num], nums)
+        batch = Batch(every, items, candidates, temperature, hidden, weights)
+        known = _KnownQueries(candidates, hidden)
+        part = job.part(len(every))
+        is_counted = part.stop > part.start
+        of_queries, of_part = self._of_queries(batch, known, part if is_counted else slice(0, 1))
+        return (share * of_items + (of_part if is_counted else 0.0) * of_queries) / 2
+
+    def _of_queries(
+        self, batch: Batch, known: "_KnownQueries", part: slice
+    ) -> tuple[Tensor, float | Tensor]:
+        """Return the mean loss of some own items among the queries, and the share of their weights."""
+        order = known.order[part]
+        weights, share = None, (part.stop - part.start) / len(known.order)
+        if batch.weights is not None:
+            weights = batch.weights[order]
+            share = weights.sum() / batch.weights.sum()
+            weights = torch.where(share > 0, weights, 1.0)
+
+        def hidden(rows: slice) -> Tensor:
+            return known(slice(part.start + rows.start, min(part.start + rows.stop, part.stop)))
+
+        loss = softmax_loss(
             # The gradient of embedding is quicker than that of indexing.
-            F.embedding(candidates.positions[known.order], items),
-            queries,
-            known.order,
+            F.embedding(batch.candidates.positions[order], batch.items),
+            batch.queries,
+            order,
             temperature=batch.temperature,
-            log_q=candidates.query_log_q,
-            hidden=known,
-            weights=None if weights is None else weights[known.order],
+            log_q=batch.candidates.query_log_q,
+            hidden=hidden,
+            weights=weights,
             label_smoothing=self.label_smoothing,
             precision=self.precision,
         )
-        return (of_items + of_queries) / 2
+        return loss, share
 
 
 class _KnownQueries:

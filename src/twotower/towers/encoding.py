@@ -16,6 +16,8 @@ from torch import Tensor
 from twotower.features.base import FeatureArrays
 from twotower.features.transforms import SideTransforms
 from twotower.histories import Histories, last_windows, since_first
+from twotower.processes.job import here
+from twotower.processes.sharded_table import fetch_all, sharded_tables
 from twotower.towers.history import State
 from twotower.towers.model import TwoTower
 from twotower.towers.question_time import Asked, asked_at
@@ -76,14 +78,21 @@ class Encoding:
         return len(next(iter(self.item_features.values())))
 
     def item_vectors(self) -> Tensor:
-        """Return the vector of every item row: ``(num_item_rows, dim)``, zero at the reserved ones."""
-        rows = torch.arange(self.num_item_rows, device=self.device)
+        """Return the vector of every item row: ``(num_item_rows, dim)``, zero at the reserved ones.
+
+        Where several processes train, each encodes some of them.
+        """
+        parts = here().parts(self.num_item_rows)
+        own = parts[here().rank]
+        rows = torch.arange(own.start, own.stop, device=self.device)
+        self._fetch(items=rows)
         with evaluating(self.model):
             chunks = [
                 self.model.encode_items(self.features_of(chunk))
                 for chunk in torch.split(rows, _CHUNK_ITEMS)
             ]
-        vectors = torch.cat(chunks)
+            nums = [part.stop - part.start for part in parts]
+            vectors = here().gathered(torch.cat(chunks), nums)
         vectors[:FIRST_ROW] = 0.0
         return vectors
 
@@ -120,6 +129,17 @@ class Encoding:
                 part = {name: values[here] for name, values in tensors.items()}
                 chunks.append(encoding._query_chunk(part, histories.take(here)))
         return torch.cat(chunks)
+
+    def fetch(self, features: FeatureArrays, histories: Histories) -> None:
+        """Fetch what ``query_vectors`` reads of tables that several processes keep; all call it at once."""
+        if sharded_tables(self.model):
+            rows = np.unique(histories.item_rows)
+            self._fetch(self._moved(rows), to_tensors(features, self.device))
+
+    def _fetch(self, items: Tensor, queries: Mapping[str, Tensor] | None = None) -> None:
+        if sharded_tables(self.model):
+            self.model.want(self.features_of(items), queries, self.event_features)
+            fetch_all(self.model, with_gradient=False)
 
     def next_query_vector(
         self,

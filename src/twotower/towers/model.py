@@ -262,6 +262,26 @@ class TwoTower(nn.Module):
             return self.item_tower.inputs(features)
         return cast("Tensor", self.item_tower(features))
 
+    def want(
+        self,
+        items: Features | None = None,
+        queries: Features | None = None,
+        events: Features | None = None,
+    ) -> None:
+        """Name all that will be read to the tables that several processes keep: see ``ShardedTable``."""
+        tower = self.query_tower
+        if items is not None:
+            for encoder in (
+                getattr(self.item_tower, "encoder", None),
+                getattr(tower, "items", None),
+            ):
+                if isinstance(encoder, SideEncoder):
+                    encoder.want(items)
+        for name, features in (("encoder", queries), ("events", events)):
+            encoder = getattr(tower, name, None)
+            if features is not None and isinstance(encoder, SideEncoder):
+                encoder.want(features)
+
     @property
     def history_reads_inputs(self) -> bool:
         """Whether a history reads the ``item_inputs`` of an item, and nothing else."""

@@ -11,6 +11,7 @@ import torch
 from twotower.caller import argument
 from twotower.config import WIDTH, Config
 from twotower.errors import ArgumentError, ConfigError, NothingLearntError
+from twotower.processes.job import here, part
 from twotower.runtime import out_of_memory_told
 from twotower.training.callbacks import Callback, Callbacks, Deadline, too_short
 from twotower.training.checkpoints import Progress, WorkFolder
@@ -18,7 +19,7 @@ from twotower.training.choices import resolve
 from twotower.training.closed_form import chosen as chosen_closed_form
 from twotower.training.closed_form import is_quick, no_closed_form, no_part, settings_of
 from twotower.training.heats import Heat
-from twotower.training.race import Race, record_of
+from twotower.training.race import Entrant, Race, record_of
 from twotower.training.settings import with_values
 from twotower.training.trainer import Trainer
 
@@ -138,6 +139,7 @@ def train_best(
         teller.on_phase(phase)
         best.train(teller)
     steps = best.progress
+    _leave_to_first(best)
     is_up = deadline is not None and deadline.is_up
     if steps.best_metric is None:
         if is_up and minutes is not None:
@@ -155,6 +157,16 @@ def train_best(
         teller.on_choices((said,), best.trainer.config)
     trainer, done = better_of(best.trainer, steps, forms.alone, teller)
     return Best(trainer, done, steps, best.work)
+
+
+def _leave_to_first(best: Entrant) -> None:
+    """End all processes but the first, which goes on with the whole model."""
+    job = here()
+    if not job.is_alone:
+        best.trainer.make_whole(best.progress)
+        part()
+        if not job.is_first:
+            raise SystemExit(0)
 
 
 def is_worth(metric: float, other: float) -> bool:
@@ -195,7 +207,7 @@ def closed_forms(given: Config, trainer: Trainer, teller: Callback) -> ClosedFor
         with out_of_memory_told():
             parts: tuple[Spectral, ...] = ()
             if has_parts:
-                found = chosen_closed_form(dataset, width)
+                found = here().from_first(lambda: chosen_closed_form(dataset, width))
                 narrow = replace(found, width=min(WIDTH, found.width))
                 parts = (found,) if width or found.width <= WIDTH else (narrow, found)
             alone = _alone(given, trainer, parts) if is_alone else None
@@ -326,7 +338,8 @@ def _alone(given: Config, trainer: Trainer, parts: "Sequence[Spectral]") -> Clos
     """Return the model in closed form on a trainer's data, of the best width among the parts."""
     spectral = parts[-1] if parts else None
     if spectral is None or given.towers.dim is not None:
-        spectral = chosen_closed_form(trainer.dataset, given.towers.dim)
+        dataset, dim = trainer.dataset, given.towers.dim
+        spectral = here().from_first(lambda: chosen_closed_form(dataset, dim))
     values = {"towers.dim": spectral.width, "training.solver": "spectral"}
     config, _ = resolve(with_values(given, values), trainer.dataset)
     other = Trainer(trainer.dataset, trainer.sides, config, spectral=settings_of(spectral))

@@ -19,6 +19,7 @@ from twotower.evaluation.refit_notes import note
 from twotower.features.schema import VIEW
 from twotower.features.transforms import SideTransforms
 from twotower.features.windows import WindowsEncoder
+from twotower.processes.sharded_table import whole_shapes
 from twotower.serving.bundle import Contents, EventContents, SideContents
 from twotower.training.checkpoints import Progress
 from twotower.training.objective import Objective
@@ -51,8 +52,8 @@ def fingerprint(trainer: Trainer) -> str:
         digest.update(array.tobytes())
     for tensor in (*trainer.item_features.values(), *(trainer.event_features or {}).values()):
         digest.update(tensor.cpu().numpy().tobytes())
-    for name, weights in trainer.trained.state_dict().items():
-        digest.update(f"{name} {tuple(weights.shape)}".encode())
+    for name, shape in whole_shapes(trainer.trained).items():
+        digest.update(f"{name} {shape}".encode())
     return digest.hexdigest()
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from twotower.caller import argument
-from twotower.errors import BundleError, ConfigError
+from twotower.errors import BundleError, ConfigError, OtherProcessError
+from twotower.processes.job import here
 
 
 @dataclass
@@ -68,11 +69,14 @@ class WorkFolder:
         self.fingerprint = fingerprint
 
     def load(self) -> Progress:
-        """Return the progress that was saved.
+        """Return the progress that was saved; where several processes train, the first one reads it.
 
         Raises:
             ConfigError: There is none, it cannot be read, or it is of other data or settings.
         """
+        return here().from_first(self._read)
+
+    def _read(self) -> Progress:
         if not self.file.is_file():
             raise ConfigError(
                 f"{argument('resume')} needs a checkpoint, got none at {str(self.path)!r}; "
@@ -95,7 +99,7 @@ class WorkFolder:
         """Return the progress that was saved, or that of the start where there is none that fits."""
         try:
             return self.load()
-        except ConfigError:
+        except (ConfigError, OtherProcessError):
             return Progress()
 
     def save(self, progress: Progress) -> None:
@@ -106,6 +110,8 @@ class WorkFolder:
         Raises:
             BundleError: It cannot be written; the folder is gone then.
         """
+        if not here().is_first:
+            return
         try:
             try:
                 self._write(progress)

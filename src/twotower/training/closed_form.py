@@ -236,4 +236,4 @@ def _put(encoder: SideEncoder, encoding: Encoding, vectors: Float32s) -> None:
 def _table(encoder: SideEncoder) -> nn.Embedding:
     """Return the table of an encoder's id."""
     assert encoder.id_place is not None
-    return cast("CategoryEncoder", encoder.encoders[encoder.id_place]).table
+    return cast("nn.Embedding", cast("CategoryEncoder", encoder.encoders[encoder.id_place]).table)

@@ -11,6 +11,7 @@ from torch import Tensor
 from twotower.data.dataset import Dataset, Part
 from twotower.features.base import FeatureArrays
 from twotower.losses.model_negatives import HardNegatives, mine
+from twotower.processes.job import here
 from twotower.towers.encoding import Encoding
 
 DEPTH = 100
@@ -63,22 +64,29 @@ class Miner:
         self._shares = (lengths / max(1, lengths.sum())).astype(np.float32)
 
     def refresh(self) -> None:
-        """Mine with the model as it is now."""
-        known = self._known.take(self._queries)
+        """Mine with the model as it is now; each of several processes mines for some queries."""
+        part = here().part(len(self._queries))
+        known = self._known.take(self._queries[part])
 
-        def known_of(part: slice) -> tuple[Tensor, Tensor]:
-            some = known.take(part)
+        def known_of(lines: slice) -> tuple[Tensor, Tensor]:
+            some = known.take(lines)
             return self._tensor(some.owners), self._tensor(some.item_rows.astype(np.int64))
 
+        item_vectors = self._encoding.item_vectors()
+        features = {name: values[part] for name, values in self._features.items()}
+        earlier = self._earlier.take(part)
+        self._encoding.fetch(features, earlier)
         found = mine(
-            self._encoding.query_vectors(self._features, self._earlier),
-            self._encoding.item_vectors(),
-            self._tensor(self._own),
+            self._encoding.query_vectors(features, earlier),
+            item_vectors,
+            self._tensor(self._own[part]),
             known_of,
             depth=DEPTH,
             margin=self._margin,
             offered=None if self._offered is None else self._tensor(self._offered),
         )
+        nums = [each.stop - each.start for each in here().parts(len(self._queries))]
+        found = here().gathered(found, nums)
         mined = found.new_zeros((len(self._known), found.shape[1]))
         mined[self._tensor(self._queries)] = found
         self._sampler.refresh(mined, self._tensor(self._shares))

@@ -31,7 +31,8 @@ from twotower.losses.loss_kinds import LOSSES
 from twotower.losses.model_negatives import HardNegatives, Memory
 from twotower.losses.negatives import BothSides
 from twotower.losses.samplers import SAMPLERS
-from twotower.losses.softmax import SoftmaxLoss
+from twotower.losses.softmax import SoftmaxLoss, SymmetricSoftmaxLoss
+from twotower.processes.job import here
 from twotower.towers.encoding import Encoding
 from twotower.towers.model import TwoTower
 from twotower.towers.popularity import PopularityPrior
@@ -125,8 +126,12 @@ class Objective:
         return islice((b for place in count(first) for b in self.batches.epoch(place)), num)
 
     def backward(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Add the gradients of a batch's loss to the model's, and return the loss: a scalar."""
+        """Add the gradients of a batch's loss to the model's, and return the loss: a scalar.
+
+        Where several processes train, both are the part of this one: the sum over all is that of the batch.
+        """
         reading = self.reader.read(batch, generator)
+        reading.fetch()
         size, everything = self.config.training.encode_size, slice(None)
         if size is None:
             inputs = reading.inputs(everything)
@@ -142,7 +147,9 @@ class Objective:
         num_items = len(next(iter(reading.item_features.values())))
         parts = in_pieces(reading.inputs, num_items)
         of_items = in_pieces(partial(reading.items, parts.vectors), len(reading.places))
-        of_queries = in_pieces(partial(reading.queries, parts.vectors), len(batch.query_rows))
+        of_queries = in_pieces(
+            partial(reading.queries, parts.vectors), len(reading.batch.query_rows)
+        )
         loss = self.loss_of(batch, reading, of_queries.vectors, of_items.vectors)
         loss.backward()  # type: ignore[no-untyped-call]
         for part in (of_queries, of_items, parts):  # the inputs' gradients come from the other two
@@ -152,63 +159,82 @@ class Objective:
     def loss_of(
         self, batch: Batch, reading: Reading, query_vectors: Tensor, item_vectors: Tensor
     ) -> Tensor:
-        """Return the loss of a batch, a scalar.
+        """Return this process's part of the loss of a batch, a scalar: of one alone, all of it.
 
         Args:
             batch: One of ``batches``.
             reading: What ``read`` returned for it.
-            query_vectors: ``(n, dim)``, one of each example.
-            item_vectors: ``(N - stored, dim)``, one of each candidate that is encoded.
+            query_vectors: ``(n, dim)``, one of each example of this process.
+            item_vectors: ``(m, dim)``, one of each candidate that this process encodes.
         """
-        config, candidates = self.config.loss, reading.candidates
+        config, candidates, cut = self.config.loss, reading.candidates, reading.cut
+        item_vectors = here().gathered(item_vectors, cut.items)
         num_rows = self.dataset.items.ids.num_rows
         if self.memory is not None:
             rows = candidates.item_rows[: len(item_vectors)]
             self.memory.push(rows, item_vectors, len(batch))
         if candidates.stored is not None:
             item_vectors = torch.cat([item_vectors, candidates.stored])
-        if isinstance(batch, SetBatch):
-            return self._loss_of_sets(batch, reading, query_vectors, item_vectors)
-        hidden = hidden_by(config, candidates, reading.pairs.item_rows, reading.liked(), num_rows)
+        own = reading.batch
+        if isinstance(own, SetBatch):
+            return self._loss_of_sets(own, reading, query_vectors, item_vectors)
         if not config.correct_log_q:
             candidates = replace(candidates, log_q=None, fresh_share=None, query_log_q=None)
+        of_own = cut.of_examples(candidates)
+        hidden = hidden_by(config, of_own, reading.pairs.item_rows, reading.liked(), num_rows)
         if self.counts is not None:
-            query_vectors, item_vectors = self._as_of(batch, query_vectors, item_vectors, reading)
-        labels, weights = None, batch.weights
-        if isinstance(batch, PairBatch):
-            labels = batch.labels if LOSSES[config.kind].takes_labels else None
-        elif weights is not None:
-            weights = weights[batch.target_rows != PADDING_ROW]
-        return self.loss(
+            query_vectors, item_vectors = self._as_of(own, query_vectors, item_vectors, reading)
+        device = self.encoding.device
+        weights = on_device(own.example_weights if cut.share else None, device)
+        if LOSSES[config.kind].both_ways and not here().is_alone:
+            symmetric = cast("SymmetricSoftmaxLoss", self.loss)
+            return symmetric.of_process(
+                query_vectors,
+                item_vectors,
+                candidates,
+                of_own,
+                cut.nums,
+                temperature=self.model.temperature,
+                hidden=hidden,
+                weights=on_device(batch.example_weights, device),
+                own_weights=weights,
+                share=cut.share,
+            )
+        labels = None
+        if isinstance(own, PairBatch):
+            labels = own.labels if LOSSES[config.kind].takes_labels else None
+        loss = self.loss(
             query_vectors,
             item_vectors,
-            candidates,
+            of_own,
             temperature=self.model.temperature,
             hidden=hidden,
-            weights=on_device(weights, self.encoding.device),
-            labels=on_device(labels, self.encoding.device),
+            weights=weights,
+            labels=on_device(labels, device),
         )
+        return loss if cut.share == 1 else cut.share * loss
 
     def _loss_of_sets(
         self, batch: SetBatch, reading: Reading, query_vectors: Tensor, item_vectors: Tensor
     ) -> Tensor:
         """Return the loss of a batch of sets, a scalar."""
-        owners, candidates = reading.owners, reading.candidates
+        owners, cut = reading.owners, reading.cut
         assert owners is not None
+        candidates = cut.of_examples(reading.candidates)
         first = torch.searchsorted(owners, torch.arange(len(query_vectors), device=owners.device))
         ones = replace(candidates, positions=candidates.positions[first])
         rows = reading.pairs.item_rows[first]
         num_rows = self.dataset.items.ids.num_rows
-        loss = cast("SoftmaxLoss", self.loss)
-        return loss.of_sets(
+        loss = cast("SoftmaxLoss", self.loss).of_sets(
             query_vectors,
             item_vectors,
             candidates,
             owners,
             temperature=self.model.temperature,
             hidden=hidden_by(self.config.loss, ones, rows, reading.known, num_rows),
-            weights=on_device(batch.weights, self.encoding.device),
+            weights=on_device(batch.weights if cut.share else None, self.encoding.device),
         )
+        return loss if cut.share == 1 else cut.share * loss
 
     def scorer(self) -> ModelScorer:
         """Return the model as it is now as a scorer."""
@@ -222,8 +248,26 @@ class Objective:
         best = self._best_shares()
         if best is not None:
             return best.metric
-        metric = self.config.training.metric
-        return mean_of(metric, self.dataset, self.scorer(), self.valid, self.candidates)
+        metric, job = self.config.training.metric, here()
+        scorer = self.scorer()
+        if job.is_alone:
+            return mean_of(metric, self.dataset, scorer, self.valid, self.candidates)
+        part = job.part(len(self.valid))
+        scorer.fetch(self.valid.take(part))
+        total = torch.zeros(2, dtype=torch.float64)
+        if part.stop > part.start:
+            cases = self.valid.take(part)
+            candidates = None if self.candidates is None else self.candidates.take(part)
+            weights = (
+                cases.weights
+                if self.valid.weights is not None and self.valid.weights.any()
+                else None
+            )
+            weight = part.stop - part.start if weights is None else weights.sum()
+            found = mean_of(metric, self.dataset, scorer, cases, candidates)
+            total += torch.tensor([found * weight, weight])
+        of_all = job.gathered(total[None], [1] * job.size).sum(dim=0)
+        return float(of_all[0] / of_all[1]) if of_all[1] else 0.0
 
     def _counts(self) -> RecentCounts | None:
         """Return the popularity over time and give the model the last of it; None without a prior by it."""
@@ -269,8 +313,9 @@ class Objective:
         """Return the best shares; None without a prior by popularity or without validation."""
         if self.model.popularity is None or not len(self.valid):
             return None
-        metric = self.config.training.metric
-        return best_shares(self.scorer(), self.dataset, self.valid, metric, self.candidates)
+        metric, scorer = self.config.training.metric, self.scorer()
+        scorer.fetch(self.valid)
+        return best_shares(scorer, self.dataset, self.valid, metric, self.candidates)
 
     def _batches_of(self, train: Interactions) -> Batches:
         config = self.config

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from twotower.errors import ArgumentError
+from twotower.processes.sharded_table import ShardedTable
 
 Group = dict[str, Any]
 """Parameters that are stepped alike, with the settings of the step, as torch keeps them."""
@@ -195,5 +196,5 @@ def sparse_tables(model: nn.Module) -> set[int]:
     return {
         id(module.weight)
         for module in model.modules()
-        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag, ShardedTable)) and module.sparse
     }

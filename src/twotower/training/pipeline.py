@@ -1,6 +1,7 @@
 """``train`` and ``train_views``: from tables to trained, evaluated bundles."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from twotower.data.prepared.large_tables import prepared_if_large
 from twotower.data.tables import Table
 from twotower.errors import ArgumentError, ConfigError, check_least
 from twotower.keywords import PARTS, Keywords, configured, events_of, takes_keywords
+from twotower.processes.job import joined
+from twotower.runtime import choose_device
 from twotower.serving.bundle import check_output
 from twotower.training.best import train_best
 from twotower.training.callbacks import Callback, Callbacks, check_minutes
@@ -25,6 +28,7 @@ from twotower.training.indexing import check_index
 from twotower.training.loggers import MLflowLogger, TensorBoardLogger
 from twotower.training.notebook import callback_of
 from twotower.training.retraining import Refit, learnt_by
+from twotower.training.several_processes import check_alike, check_one_process, check_settings
 from twotower.training.task import Given, Task, View, name_of
 from twotower.training.trained import Trained, TrainedViews
 from twotower.training.trainer import Trainer
@@ -60,6 +64,9 @@ def train(
     **keywords: Unpack[Keywords],
 ) -> Trained:
     """Train a two-tower model on a table of interactions, evaluate it, and write it as a bundle.
+
+    Where ``torchrun`` started several processes, all of them train, and each step is that of one process
+    with the same batch. The first one evaluates and writes; the others end here.
 
     Args:
         interactions: A file or a frame of events; a folder or a glob pattern of such files; or the folder
@@ -134,22 +141,34 @@ def train(
     check_index(settings)
     check_names(baselines)
     target = None if out is None else check_output(out)
-    bar = callback_of(progress)
-    told = [bar, *loggers]
-    if tensorboard is not None:
-        run = "model" if target is None else target.resolve().name
-        told.append(TensorBoardLogger(Path(tensorboard) / run))
-    if mlflow is not None:
-        told.append(MLflowLogger(mlflow))
-    teller = Callbacks(told)
     name = name or name_of(interactions)
-    with prepared_if_large(
-        interactions, items, queries, settings, out=target, tell=bar.on_phase
-    ) as (events, items, queries):
-        task = Task.of(
-            events, items=items, queries=queries, config=settings, name=name, private=private
+    with (
+        joined(choose_device(settings.training.device)) as job,
+        ExitStack() as stack,
+    ):
+        if not job.is_alone:
+            check_settings(settings, minutes=minutes)
+        if not job.is_first:
+            progress, loggers, tensorboard, mlflow = None, (), None, None
+        bar = callback_of(progress)
+        told = [bar, *loggers]
+        if tensorboard is not None:
+            run = "model" if target is None else target.resolve().name
+            told.append(TensorBoardLogger(Path(tensorboard) / run))
+        if mlflow is not None:
+            told.append(MLflowLogger(mlflow))
+        teller = Callbacks(told)
+        events, items, queries = stack.enter_context(
+            prepared_if_large(interactions, items, queries, settings, out=target, tell=bar.on_phase)
+        )
+        task = job.all_of(
+            lambda: Task.of(
+                events, items=items, queries=queries, config=settings, name=name, private=private
+            )
         )
         dataset, sides, given = task.dataset, task.sides, task.config
+        if not job.is_alone:
+            check_alike(task)
         check_baselines(dataset, baselines)
         teller.on_data(dataset, task.decisions, sides.features)
         towers: dict[str, Any] = {"query_tower": query_tower, "item_tower": item_tower}
@@ -238,6 +257,7 @@ def train_views(
     Source: Elkahky et al., WWW 2015 (MV-DNN). Differs: what a query did in other views is read as its
         history, as of the moment, in place of counts over all time.
     """
+    check_one_process("train_views")
     learnt = learnt_by(refit)
     check_minutes(minutes)
     settings = configured(config, **keywords)

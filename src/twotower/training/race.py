@@ -7,6 +7,7 @@ from typing import Any
 
 from twotower.config import Config
 from twotower.errors import ConfigError
+from twotower.processes.job import here
 from twotower.toml import toml_value
 from twotower.training.bundle_contents import fingerprint
 from twotower.training.callbacks import Callback
@@ -35,7 +36,8 @@ class Entrant:
         self.work: WorkFolder | None = None
         self.progress = Progress()
         if out is not None:
-            self.work = WorkFolder(out.resolve(), fingerprint(trainer), place)
+            said = here().from_first(lambda: fingerprint(trainer))
+            self.work = WorkFolder(out.resolve(), said, place)
             if resume:
                 self.progress = self.work.load_if_fit() if place else self.work.load()
 
@@ -144,6 +146,8 @@ class Race:
                 if self.best.progress.interrupted:
                     return
         except KeyboardInterrupt:
+            if not here().is_alone:
+                raise
             self.best.progress.interrupt()
 
     def _heat(self, place: int, heat: Heat, watcher: Callback) -> str:

@@ -1,14 +1,14 @@
 """What the towers read for a batch: pairs, candidates of the loss, histories, times and features."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from twotower.arrays import Floats, Rows
+from twotower.arrays import Float32s, Floats, Rows
 from twotower.config import Config
 from twotower.data.batches import PairBatch
 from twotower.data.prefixes import PrefixBatch
@@ -18,6 +18,8 @@ from twotower.histories import since_first
 from twotower.losses.candidates import Candidates, Pairs, Sampler
 from twotower.losses.frequencies import StreamFrequency
 from twotower.losses.samplers import SAMPLERS
+from twotower.processes.job import Job, here
+from twotower.processes.sharded_table import fetch_all, sharded_tables
 from twotower.towers.encoding import Encoding, to_moments
 from twotower.towers.question_time import Asked, asked_at
 from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
@@ -25,16 +27,79 @@ from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
 Batch = PairBatch | PrefixBatch | SetBatch
 
 
+@dataclass(frozen=True)
+class Cut:
+    """What of a batch one process encodes, and how much that counts. Of a process alone, it is everything.
+
+    A process without an example of its own takes one of another, which counts nothing there: all processes
+    go through the same modules.
+
+    Args:
+        lines: Of the batch: its queries, or its windows.
+        examples: The examples of these lines, among all pairs.
+        nums: Number of examples that count, of each process.
+        items: Number of candidates that each process encodes.
+        own_items: The candidates that this one encodes.
+        share: Of the batch's weights that these examples have.
+    """
+
+    lines: slice
+    examples: slice
+    nums: tuple[int, ...]
+    items: tuple[int, ...]
+    own_items: slice
+    share: float = 1.0
+
+    @classmethod
+    def of(cls, batch: Batch, num_items: int, job: Job) -> "Cut":
+        """Return what this process has of a batch with so many candidates to encode."""
+        of_lines = batch.examples_of_lines
+        ends = np.concatenate([[0], np.cumsum(of_lines)])
+        parts = job.parts(num_items)
+        items, own_items = tuple(p.stop - p.start for p in parts), parts[job.rank]
+        cuts = job.parts(len(of_lines))
+        nums = tuple(int(ends[part.stop] - ends[part.start]) for part in cuts)
+        lines = cuts[job.rank]
+        if not nums[job.rank]:
+            first = int(np.flatnonzero(of_lines)[0])
+            lines = slice(first, first + 1)
+        examples = slice(int(ends[lines.start]), int(ends[lines.stop]))
+        share = 1.0
+        if not job.is_alone:
+            share = share_of(batch.example_weights, examples, int(ends[-1]))
+            share = share if nums[job.rank] else 0.0
+        return cls(lines, examples, nums, items, own_items, share)
+
+    def of_examples(self, candidates: Candidates) -> Candidates:
+        """Return the candidates of these examples alone."""
+        log_q, columns = candidates.log_q, candidates.columns
+        by_query = log_q is not None and log_q.ndim == 2
+        query_rows, query_log_q = candidates.query_rows, candidates.query_log_q
+        return replace(
+            candidates,
+            positions=candidates.positions[self.examples],
+            columns=None if columns is None else columns[self.examples],
+            log_q=log_q[self.examples] if log_q is not None and by_query else log_q,
+            query_rows=None if query_rows is None else query_rows[self.examples],
+            query_log_q=None if query_log_q is None else query_log_q[self.examples],
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Reading:
     """What the towers read for a batch, and how to encode pieces of it.
 
+    Where several processes train, ``B``, ``L`` and the pairs are those of this process's part of the batch,
+    and ``N`` counts the candidates of all.
+
     Args:
         encoding: The model with the features of all items.
+        cut: Which part of the batch this process computes.
+        batch: That part.
         pairs: The positives.
         candidates: ``N``, of which the stored ones are not encoded.
         item_features: Features of the ``U`` distinct items that the item tower reads.
-        places: ``(N - stored,)`` int64 where the candidates stand among them.
+        places: ``(n,)`` int64 where the candidates that this process encodes are among them.
         query_features: Features of the ``B`` queries.
         known: ``(B, L)`` int64 item rows of the histories, or None.
         history_places: ``(B, L)`` int64 where these stand among the distinct items if a history reads what
@@ -49,6 +114,8 @@ class Reading:
     """
 
     encoding: Encoding
+    cut: Cut
+    batch: Batch
     pairs: Pairs
     candidates: Candidates
     item_features: Mapping[str, Tensor]
@@ -70,6 +137,16 @@ class Reading:
         column = torch.arange(self.known.shape[1], device=self.known.device)
         later = column > positions[:, None]
         return self.known.index_select(0, windows).masked_fill_(later, PADDING_ROW)
+
+    def fetch(self) -> None:
+        """Fetch all that is read of tables that several processes keep."""
+        model = self.encoding.model
+        if not sharded_tables(model):
+            return
+        model.want(self.item_features, self.query_features, self.of_events)
+        if self.history_places is not None and not model.history_reads_inputs:
+            model.want(self.encoding.features_of(torch.unique(self.history_places)))
+        fetch_all(model, with_gradient=True)
 
     def inputs(self, piece: slice) -> Tensor:
         """Return the item tower's inputs of a piece of the distinct items: ``(n, dim)``."""
@@ -124,33 +201,36 @@ class Reader:
     stream: StreamFrequency | None
 
     def read(self, batch: Batch, generator: torch.Generator) -> Reading:
-        """Return all that is needed for the loss of a batch."""
-        encoding, model, wanted, owners = self.encoding, self.encoding.model, None, None
-        query_rows = self._rows(batch.query_rows)
-        if isinstance(batch, PairBatch):
-            history, moments = batch.history_rows, batch.history_times
-            event_rows = batch.history_event_rows
-            impressions = self._rows(batch.impression_rows)
-            pairs = Pairs(self._rows(batch.item_rows), query_rows, impressions)
-        elif isinstance(batch, SetBatch):
-            history, moments, event_rows = batch.history_rows, None, batch.history_event_rows
-            owners = self._rows(batch.owners)
-            pairs = Pairs(self._rows(batch.item_rows), query_rows[owners])
-        else:
-            history, moments, event_rows = batch.rows, batch.times, batch.event_rows
-            targets = self._rows(batch.target_rows)
-            wanted = targets != PADDING_ROW
-            pairs = Pairs(targets[wanted], query_rows[wanted.nonzero()[:, 0]])
-        known = self._rows(history)
+        """Return all that is needed for the loss of a batch.
+
+        Each process draws the candidates of the whole batch, and all draw the same.
+        """
+        encoding, model, job = self.encoding, self.encoding.model, here()
+        pairs = self._pairs(batch)
         if self.stream is not None:
             self.stream.update(pairs.item_rows)
         candidates = self.sampler(pairs, generator)
+        stored = 0 if candidates.stored is None else len(candidates.stored)
+        cut = Cut.of(batch, len(candidates) - stored, job)
+        if not job.is_alone:
+            batch = batch.take(cut.lines)
+            pairs = self._pairs(batch)
+        wanted, owners = None, None
+        if isinstance(batch, PairBatch):
+            history, moments = batch.history_rows, batch.history_times
+            event_rows = batch.history_event_rows
+        elif isinstance(batch, SetBatch):
+            history, moments, event_rows = batch.history_rows, None, batch.history_event_rows
+            owners = self._rows(batch.owners)
+        else:
+            history, moments, event_rows = batch.rows, batch.times, batch.event_rows
+            wanted = self._rows(batch.target_rows) != PADDING_ROW
+        known = self._rows(history)
         query_features = {
             name: on_device(values.take(batch.query_rows, axis=0), encoding.device)
             for name, values in self.query_arrays.items()
         }
-        stored = 0 if candidates.stored is None else len(candidates.stored)
-        rows = candidates.item_rows[: len(candidates) - stored]
+        rows = candidates.item_rows[cut.own_items]
         times, asked = None, None
         if moments is not None and history is not None:
             times = to_moments(since_first(moments, history), encoding.device)
@@ -159,7 +239,7 @@ class Reader:
         of_events = self._of_events(event_rows)
         item_features, places = encoding.item_features, rows
         history_places = known if model.reads_history else None
-        if not SAMPLERS[self.config.loss.negatives].is_whole:
+        if not SAMPLERS[self.config.loss.negatives].is_whole or not job.is_alone:
             # Each item is encoded once, whether it is a candidate, in a history or both. Where a history
             # reads something else than the item tower, its items are not encoded for it.
             shares = history_places is not None and model.history_reads_inputs
@@ -171,6 +251,8 @@ class Reader:
                 history_places = found[len(rows) :].view(known.shape)
         return Reading(
             encoding,
+            cut,
+            batch,
             pairs,
             candidates,
             item_features,
@@ -184,6 +266,18 @@ class Reader:
             owners,
             asked,
         )
+
+    def _pairs(self, batch: Batch) -> Pairs:
+        """Return the positives of a batch."""
+        query_rows = self._rows(batch.query_rows)
+        if isinstance(batch, PairBatch):
+            impressions = self._rows(batch.impression_rows)
+            return Pairs(self._rows(batch.item_rows), query_rows, impressions)
+        if isinstance(batch, SetBatch):
+            return Pairs(self._rows(batch.item_rows), query_rows[self._rows(batch.owners)])
+        targets = self._rows(batch.target_rows)
+        wanted = targets != PADDING_ROW
+        return Pairs(targets[wanted], query_rows[wanted.nonzero()[:, 0]])
 
     def _asked(
         self, batch: PairBatch | PrefixBatch, history: Rows, moments: Floats | None
@@ -210,6 +304,14 @@ class Reader:
     def _rows(self, array: Any) -> Any:
         """Return rows as int64 on the device; None stays None."""
         return None if array is None else on_device(array, self.encoding.device).long()
+
+
+def share_of(weights: Float32s | None, part: slice, num: int) -> float:
+    """Return the share of all weights that a part of ``num`` examples has; None weighs each as 1."""
+    if weights is None:
+        return int(part.stop - part.start) / num
+    every = weights.astype(np.float64)
+    return float(every[part].sum() / every.sum())
 
 
 def on_device(array: Any, device: torch.device) -> Any:

@@ -1,7 +1,7 @@
 """One step of all parameters: groups, learning rates, clipping; and the average of weights over steps."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from twotower.config import TrainingConfig
 from twotower.features.tuned import SentenceEncoder
+from twotower.processes.job import here
+from twotower.processes.sharded_table import sharded_tables
 from twotower.registry import resolved
 from twotower.training.optimizer_classes import sparse_tables
 from twotower.training.optimizers import OPTIMIZERS
@@ -48,7 +50,9 @@ def learning_rate_factor(taken: int, steps: int, warmup_steps: int, decay: str) 
 
 
 @torch.no_grad()
-def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+def clip_gradients(
+    parameters: Iterable[nn.Parameter], max_norm: float, kept: Collection[int] = ()
+) -> Tensor:
     """Shorten all gradients by one factor so that their norm is at most ``max_norm``.
 
     The norm is that of all gradients as one vector. A row of a table that was looked up more than
@@ -58,23 +62,28 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
     Args:
         parameters: Those without a gradient are passed over.
         max_norm: Above 0.
+        kept: The ``id`` of each parameter of which every process keeps rows of its own.
 
     Returns:
         The norm before, a scalar.
 
     Source: Pascanu, Mikolov and Bengio, ICML 2013, algorithm 1.
     """
-    values = []
+    values: list[Tensor] = []
+    of_kept: list[Tensor] = []
     for parameter in parameters:
         if parameter.grad is not None and parameter.grad.is_sparse:
             parameter.grad = parameter.grad.coalesce()
-            values.append(parameter.grad.values())
+            (of_kept if id(parameter) in kept else values).append(parameter.grad.values())
         elif parameter.grad is not None:
             values.append(parameter.grad)
     norm = nn.utils.get_total_norm(values)
+    if kept:
+        others = here().sum_in_place(nn.utils.get_total_norm(of_kept).square().reshape(1))
+        norm = (norm.square() + others[0]).sqrt()
     # Never read here: on a GPU that would wait for the backward pass.
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    for gradient in values:
+    for gradient in (*values, *of_kept):
         gradient.mul_(factor)
     return norm
 
@@ -99,6 +108,7 @@ class Optimizers:
         assert rate is not None
         sparse = sparse_tables(model)
         self._parameters = list(model.parameters())
+        self._kept = frozenset(id(table.weight) for table in sharded_tables(model))
         self._config = config
         self._steps = steps
         self._taken = 0
@@ -137,7 +147,7 @@ class Optimizers:
         """Update all parameters."""
         config = self._config
         if config.clip_norm is not None:
-            clip_gradients(self._parameters, config.clip_norm)
+            clip_gradients(self._parameters, config.clip_norm, self._kept)
         factor = learning_rate_factor(self._taken, self._steps, config.warmup_steps, config.decay)
         for optimizer, rates in zip(self._all, self._rates, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):

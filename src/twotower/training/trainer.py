@@ -24,6 +24,9 @@ from twotower.features.transforms import Sides
 from twotower.features.tuned import SentenceEncoder
 from twotower.histories import Histories
 from twotower.losses.samplers import SAMPLERS
+from twotower.processes.gradients import share_weights, sum_gradients
+from twotower.processes.job import here
+from twotower.processes.sharded_table import made_whole, sharded_tables
 from twotower.towers.build import build_model, least_weights, of_another_view, trained_together
 from twotower.towers.encoding import Encoding, evaluating, to_tensors
 from twotower.towers.model import TwoTower, check_widths
@@ -276,6 +279,7 @@ class Trainer:
             if epochs is None:
                 self.measure_start()
             optimizers = Optimizers(self.trained, settings, settings.epochs * self.steps_per_epoch)
+            share_weights(self.trained)
             average = WeightAverage(self.trained)
             if progress.epoch:
                 self.trained.load_state_dict(progress.model)
@@ -297,6 +301,8 @@ class Trainer:
                     save(progress)  # before anybody hears of the epoch and presses Ctrl-C
                 watcher.on_epoch(record)
         except KeyboardInterrupt:
+            if not here().is_alone:  # the others are at another step
+                raise
             progress.interrupt()
         finally:
             torch.set_num_threads(threads_before)
@@ -334,6 +340,17 @@ class Trainer:
                 save(progress)
         self.trained.load_state_dict(progress.best_model)
         self.settle()
+
+    def make_whole(self, done: Progress) -> None:
+        """Give the first process all rows of the tables that several keep, also of the best weights.
+
+        Args:
+            done: The progress whose best weights the model holds.
+        """
+        if sharded_tables(self.trained):
+            made_whole(self.trained)
+            if here().is_first and done.best_model:
+                done.best_model = _copy(self.trained)
 
     @runtime.out_of_memory_told()
     def add(self, spectral: "Spectral", scale: float) -> None:
@@ -399,11 +416,11 @@ class Trainer:
         self.trained.train()
         # Dropout draws from the global generator; it is put back as it was afterwards.
         with torch.random.fork_rng():
-            torch.manual_seed(runtime.torch_generator(seed, epoch, 2).initial_seed())
+            torch.manual_seed(runtime.torch_generator(seed, epoch, 2, here().rank).initial_seed())
             for step, (objective, batch) in enumerate(self._batches(epoch)):
                 self._set_temperature(epoch * self.steps_per_epoch + step)
                 optimizers.zero_grad()
-                loss = objective.backward(batch, generator)
+                loss = sum_gradients(self.trained, objective.backward(batch, generator))
                 losses.add(loss)
                 optimizers.step()
                 average.update()
@@ -507,9 +524,10 @@ class Trainer:
     def _check_towers(self, encoding: Encoding) -> None:
         """Encode two rows a side, so that a tower that does not fit is named before training."""
         rows = torch.arange(2, device=self.device)
+        some = {name: values[:2] for name, values in self.query_arrays.items()}
+        encoding.fetch(some, Histories.empty(2))
         with evaluating(encoding.model):
             items = encoding.model.encode_items(encoding.features_of(rows))
-        some = {name: values[:2] for name, values in self.query_arrays.items()}
         queries = encoding.query_vectors(some, Histories.empty(2))
         check_widths(queries.shape[1], items.shape[1])
 

@@ -28,6 +28,7 @@ from twotower.training.indexing import check_index
 from twotower.training.notebook import callback_of
 from twotower.training.race import Race
 from twotower.training.settings import value_of, with_values
+from twotower.training.several_processes import check_one_process
 from twotower.training.task import Given, Task, name_of
 from twotower.training.trained import Trained
 from twotower.training.trainer import Trainer, TrainingDivergedError
@@ -135,6 +136,7 @@ def tune(
         TrainingDivergedError: The loss became NaN or infinite in every trial.
         ValueError: ``minutes`` is not above 0, or ``fixed`` names what is not searched.
     """
+    check_one_process("tune")
     check_minutes(minutes)
     library("optuna", wanted_by="tune", extra="tune")  # before anything is read
     parts = dict(zip(PARTS, (train, valid, valid_sessions, test, test_sessions), strict=True))

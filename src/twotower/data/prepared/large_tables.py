@@ -9,11 +9,14 @@ from typing import Any
 import polars as pl
 
 from twotower.abandoned import temporary_folder
+from twotower.caller import argument
 from twotower.config import Config
 from twotower.data import mapped
 from twotower.data.input_files import files_of, is_prepared
 from twotower.data.prepared.folder import prepare_folder
 from twotower.data.tables import Table, reading
+from twotower.errors import ConfigError
+from twotower.processes.job import here
 
 Given = Any
 """A table, or an array of features."""
@@ -50,16 +53,27 @@ def prepared_if_large(
         yield interactions, items, queries
         return
     with ExitStack() as stack:
+        job = here()
         if out is None:
+            if not job.is_alone:
+                raise ConfigError(
+                    f"{argument('out')} must be given where several processes train on large tables, which "
+                    "the first one prepares for all; or prepare a folder of them before."
+                )
             place = stack.enter_context(temporary_folder()) / "data"
         else:
             place = out.resolve().with_name(f"{out.resolve().name}.training-data")
-            stack.callback(
-                _remove, place, out.resolve().with_name(f"{out.resolve().name}.training")
-            )
+            if job.is_first:
+                stack.callback(
+                    _remove, place, out.resolve().with_name(f"{out.resolve().name}.training")
+                )
         events: Any = paths if isinstance(interactions, Mapping) else paths[""]
         tell(f"sorting the events into {place}, since there are many")
-        prepare_folder(events, items=items, queries=queries, out=place, config=config)
+
+        def prepare() -> None:
+            prepare_folder(events, items=items, queries=queries, out=place, config=config)
+
+        job.from_first(prepare)
         yield place, None, None
 
 

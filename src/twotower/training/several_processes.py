@@ -1,0 +1,92 @@
+"""What several processes that train one model must agree on, before the first step."""
+
+import hashlib
+from importlib.metadata import version
+
+import numpy as np
+import polars as pl
+import torch
+
+from twotower.caller import argument
+from twotower.config import Config
+from twotower.data.dataset import Part
+from twotower.errors import ConfigError
+from twotower.processes.job import here, is_started_by_torchrun
+from twotower.training.bundle_contents import data_digest
+from twotower.training.task import Task
+
+
+def check_one_process(command: str) -> None:
+    """Refuse a command that does not share its work.
+
+    Raises:
+        ConfigError: ``torchrun`` started several processes.
+    """
+    if is_started_by_torchrun():
+        raise ConfigError(
+            f"{command} must run in one process, got several that torchrun started; only train shares its "
+            "work: start it without torchrun."
+        )
+
+
+def check_settings(config: Config, *, minutes: float | None) -> None:
+    """Refuse what several processes can't do together.
+
+    Raises:
+        ConfigError: A clock would decide when each of them ends, or there is nothing to share.
+    """
+    if minutes is not None:
+        raise ConfigError(
+            f"{argument('minutes')} must be left out where several processes train, got {minutes:g}; set "
+            "training.epochs."
+        )
+    if config.training.solver == "spectral":
+        raise ConfigError(
+            "training.solver must not be 'spectral' where several processes train: the closed form is "
+            "computed by one; start it without torchrun."
+        )
+
+
+def check_alike(task: Task) -> None:
+    """Refuse processes that would train different models.
+
+    Raises:
+        ConfigError: Settings, versions of libraries or tables differ, or there are fewer events than
+            processes; the first process has it.
+        OtherProcessError: The same in the other processes.
+    """
+    job = here()
+    dataset = task.dataset
+    own = {
+        "settings": task.config.to_toml(),
+        "version of twotower": version("twotower"),
+        "version of torch": torch.__version__.partition("+")[0],
+        "version of numpy": np.__version__,
+        "version of polars": pl.__version__,
+        "events": data_digest(dataset.interactions, dataset.parts),
+    }
+    of_all = job.objects({name: _short(name, text) for name, text in own.items()})
+    num = int((dataset.parts == Part.TRAIN).sum())
+
+    def check() -> None:
+        for rank, given in enumerate(of_all):
+            for name, text in given.items():
+                if text != of_all[0][name]:
+                    raise ConfigError(
+                        f"all processes must have the same {name}, got {of_all[0][name]} in process 0 and "
+                        f"{text} in process {rank}; start all of them with one command on equal machines."
+                    )
+        if num < job.size:
+            raise ConfigError(
+                f"training must have an event for each process, got {num:,} events and {job.size} "
+                "processes; start fewer processes."
+            )
+
+    job.all_of(check)
+
+
+def _short(name: str, text: str) -> str:
+    """Return versions as they are, and the first digits of the digest of anything longer."""
+    if name.startswith("version"):
+        return text
+    return f"digest {hashlib.sha256(text.encode()).hexdigest()[:12]}"
