@@ -69,4 +69,4 @@ def _gather_rows(table: nn.Parameter, nums: list[int]) -> None:
     if table.grad is not None:
         rows, values = table.grad.indices()[0], table.grad.values()
     rows, values = job.gathered(rows, nums), job.gathered(values, nums)
-    table.grad = torch.sparse_coo_tensor(rows[None], values, table.shape)
+    table.grad = torch.sparse_coo_tensor(rows[None], values, table.shape, check_invariants=False)

@@ -135,7 +135,7 @@ class Job:
             return value
         if error is not None and failed[0] == self.rank:
             raise error
-        raise OtherProcessError(f"process {failed[0]} of {self.size} refused.")
+        raise OtherProcessError(f"process {failed[0]} refused.")
 
 
 ALONE = Job()

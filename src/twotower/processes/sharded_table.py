@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from functools import cache
 
 import torch
 import torch.distributed as dist
@@ -44,7 +45,6 @@ class ShardedTable(nn.Module):
         super().__init__()
         self.num_embeddings, self.embedding_dim, self.padding_idx = num_rows, dim, padding_row
         job = here()
-        self._step = _coprime_to(num_rows)
         self._per_process = -(-num_rows // job.size)
         start = min(num_rows, job.rank * self._per_process)
         self.slots_here = range(start, min(num_rows, start + self._per_process))
@@ -86,7 +86,7 @@ class ShardedTable(nn.Module):
                 _weight=torch.empty(self.num_embeddings, self.embedding_dim),
             )
         for rows, block in self._blocks():
-            slots = self._slots_of(rows)
+            slots = slots_of(rows, self.num_embeddings)
             local = slots - self.slots_here.start
             is_here = (local >= 0) & (local < len(self.slots_here))
             block.zero_()
@@ -95,6 +95,13 @@ class ShardedTable(nn.Module):
             if table is not None:
                 table.weight[rows] = block
         return table
+
+    def rows_kept(self, whole: Tensor) -> Tensor:
+        """Return this process's lines of ``(num_rows, ...)`` in the order of the rows."""
+        rows = torch.arange(self.num_embeddings)
+        order = torch.empty_like(rows)
+        order[slots_of(rows, self.num_embeddings)] = rows
+        return whole[order[self.slots_here.start : self.slots_here.stop]]
 
     def want(self, rows: Tensor) -> None:
         """Name rows that will be read, of any shape; ``fetch`` fetches them."""
@@ -138,7 +145,9 @@ class ShardedTable(nn.Module):
         rows, gradient = self._rows[is_read], gradient[is_read]
         order, asked, nums, of_others = self._exchange(rows, job)
         got = _exchanged(gradient[order], nums, of_others)
-        self.weight.grad = torch.sparse_coo_tensor(asked[None], got, self.weight.shape)
+        self.weight.grad = torch.sparse_coo_tensor(
+            asked[None], got, self.weight.shape, check_invariants=False
+        )
         self._held = None
 
     def _exchange(self, rows: Tensor, job: Job) -> tuple[Tensor, Tensor, list[int], list[int]]:
@@ -148,7 +157,7 @@ class ShardedTable(nn.Module):
             The order of the rows by owner; the places here of the rows that others name; how many go to
             each process, and how many come from each.
         """
-        slots = self._slots_of(rows)
+        slots = slots_of(rows, self.num_embeddings)
         owners = slots // self._per_process
         order = owners.argsort(stable=True)
         counts = torch.bincount(owners, minlength=job.size)
@@ -156,9 +165,6 @@ class ShardedTable(nn.Module):
         nums, of_others = of_all[job.rank].tolist(), of_all[:, job.rank].tolist()
         places = (slots - owners * self._per_process)[order]
         return order, _exchanged(places, nums, of_others), nums, of_others
-
-    def _slots_of(self, rows: Tensor) -> Tensor:
-        return rows * self._step % self.num_embeddings
 
     def _blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield runs of rows, each with room for their vectors."""
@@ -170,9 +176,14 @@ class ShardedTable(nn.Module):
             start = end
 
     def _keep(self, rows: Tensor, block: Tensor) -> None:
-        local = self._slots_of(rows) - self.slots_here.start
+        local = slots_of(rows, self.num_embeddings) - self.slots_here.start
         is_here = (local >= 0) & (local < len(self.slots_here))
         self.weight[local[is_here]] = block[is_here]
+
+
+def slots_of(rows: Tensor, num_rows: int) -> Tensor:
+    """Return the slots of some rows of a table of ``num_rows``: int64 of their shape, each in one slot."""
+    return rows * _coprime_to(num_rows) % num_rows
 
 
 def sharded_tables(model: nn.Module) -> list[ShardedTable]:
@@ -218,6 +229,7 @@ def _exchanged(own: Tensor, nums: list[int], of_others: list[int]) -> Tensor:
     return got
 
 
+@cache
 def _coprime_to(num: int) -> int:
     """Return a number without a common divisor, near the golden share of ``num``: neighbours are spread."""
     step = max(1, round(num * 0.6180339887498949))

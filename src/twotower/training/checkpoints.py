@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from twotower.caller import argument
 from twotower.errors import BundleError, ConfigError, OtherProcessError
 from twotower.processes.job import here
+from twotower.training.sharded_checkpoints import load_rows, places_of, save_rows
 
 
 @dataclass
@@ -61,12 +63,16 @@ class WorkFolder:
         out: The future folder of the bundle.
         fingerprint: Of the data and the settings; only a training with the same fingerprint can continue.
         place: Of the training among several that race, from 0. Each has a checkpoint of its own.
+        model: That is trained, where several processes may keep rows of its tables, each its own.
     """
 
-    def __init__(self, out: Path, fingerprint: str, place: int = 0) -> None:
+    def __init__(
+        self, out: Path, fingerprint: str, place: int = 0, *, model: nn.Module | None = None
+    ) -> None:
         self.path = out.with_name(out.name + ".training")
         self.file = self.path / (f"checkpoint-{place}.pt" if place else "checkpoint.pt")
         self.fingerprint = fingerprint
+        self.model = model
 
     def load(self) -> Progress:
         """Return the progress that was saved; where several processes train, the first one reads it.
@@ -74,9 +80,22 @@ class WorkFolder:
         Raises:
             ConfigError: There is none, it cannot be read, or it is of other data or settings.
         """
-        return here().from_first(self._read)
+        saved = here().from_first(self._read)
+        rows = saved.pop("rows", "")
+        return Progress(**here().all_of(lambda: self._with_rows(saved, rows)))
 
-    def _read(self) -> Progress:
+    def _with_rows(self, saved: dict[str, Any], rows: str) -> dict[str, Any]:
+        if self.model is None:
+            return saved
+        try:
+            return load_rows(saved, self.model, self.path / rows)
+        except (OSError, RuntimeError, KeyError) as error:
+            raise ConfigError(
+                f"{argument('resume')} cannot read {str(self.path / rows)!r}; remove "
+                f"{str(self.path)!r} and train from the start."
+            ) from error
+
+    def _read(self) -> dict[str, Any]:
         if not self.file.is_file():
             raise ConfigError(
                 f"{argument('resume')} needs a checkpoint, got none at {str(self.path)!r}; "
@@ -93,7 +112,7 @@ class WorkFolder:
                 f"{argument('resume')} must be given the data and the settings of the first run, got "
                 f"others; repeat that command, or train without {argument('resume')}."
             )
-        return Progress(**saved)
+        return saved
 
     def load_if_fit(self) -> Progress:
         """Return the progress that was saved, or that of the start where there is none that fits."""
@@ -110,15 +129,16 @@ class WorkFolder:
         Raises:
             BundleError: It cannot be written; the folder is gone then.
         """
-        if not here().is_first:
-            return
         try:
+            state = self._saved_rows(vars(progress))
+            if not here().is_first:
+                return
             try:
-                self._write(progress)
+                self._write(state, progress.log)
             except (OSError, RuntimeError):
                 self.file.unlink(missing_ok=True)
                 self.file.with_name(f"{self.file.name}.writing").unlink(missing_ok=True)
-                self._write(progress)
+                self._write(state, progress.log)
         except (OSError, RuntimeError) as error:
             self.remove()
             raise BundleError(
@@ -126,13 +146,27 @@ class WorkFolder:
                 f"free some space or choose another {argument('out')}; nothing was left behind."
             ) from error
 
-    def _write(self, progress: Progress) -> None:
+    def _saved_rows(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Write what each process keeps of tables, and return the rest; without such tables it is all."""
+        places = {} if self.model is None else places_of(state, self.model)
+        if not places:
+            return state
+        rows = f"{self.file.stem}-rows-{state['epoch']}"
+        if here().is_first:
+            self.path.mkdir(exist_ok=True)
+            shutil.rmtree(self.path / rows, ignore_errors=True)
+        return {**save_rows(state, places, self.path / rows), "rows": rows}
+
+    def _write(self, state: dict[str, Any], log: list[dict[str, Any]]) -> None:
         self.path.mkdir(exist_ok=True)
         temporary = self.file.with_name(f"{self.file.name}.writing")
         with temporary.open("wb") as file:  # torch keeps an OSError as the cause only of open files
-            torch.save({**vars(progress), "fingerprint": self.fingerprint}, file)
+            torch.save({**state, "fingerprint": self.fingerprint}, file)
         os.replace(temporary, self.file)  # noqa: PTH105 - atomic on every system
-        lines = "".join(json.dumps(record) + "\n" for record in progress.log)
+        for old in self.path.glob(f"{self.file.stem}-rows-*"):
+            if old.name != state.get("rows"):
+                shutil.rmtree(old, ignore_errors=True)
+        lines = "".join(json.dumps(record) + "\n" for record in log)
         (self.path / "log.jsonl").write_text(lines, encoding="utf-8", newline="\n")
 
     def remove(self) -> None:

@@ -37,7 +37,7 @@ class Entrant:
         self.progress = Progress()
         if out is not None:
             said = here().from_first(lambda: fingerprint(trainer))
-            self.work = WorkFolder(out.resolve(), said, place)
+            self.work = WorkFolder(out.resolve(), said, place, model=trainer.trained)
             if resume:
                 self.progress = self.work.load_if_fit() if place else self.work.load()
 
