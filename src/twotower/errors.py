@@ -10,7 +10,7 @@ TwoTowerError
 ├── FilterError     a filter cannot be read or does not fit the items; says where  (also a ValueError)
 ├── ServerError     a server refused, failed or could not be reached
 ├── NothingLearntError  Ctrl-C came before a training had anything to keep
-├── OtherProcessError   another process of the same training refused; it says why
+├── OtherProcessError   another process of the same training refused or was lost; it says why
 └── MissingExtraError  an optional library is not installed; says which extra  (also an ImportError)
 
 Each message names the argument as the user typed it, the rule, what was given, and what to do. Any
@@ -64,7 +64,7 @@ class NothingLearntError(TwoTowerError):
 
 
 class OtherProcessError(TwoTowerError):
-    """Another process of the same training refused, and has said why."""
+    """Another process of the same training refused or was lost; it has said why."""
 
 
 class MissingExtraError(TwoTowerError, ImportError):

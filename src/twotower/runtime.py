@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from twotower.errors import ConfigError
-from twotower.processes.job import is_started_by_torchrun
+from twotower.processes.started import is_started_by_torchrun
 
 BFLOAT16_FEATURE = "avx512_bf16"
 """The instruction set with which a CPU multiplies bfloat16; processors with AMX units have it, too."""

@@ -8,6 +8,7 @@ import typer
 
 from twotower.caller import called_from
 from twotower.cli import exits, options
+from twotower.processes.started import check_one_process
 from twotower.version import __version__
 
 app = typer.Typer(
@@ -60,6 +61,8 @@ def before_any(
 ) -> None:
     """Two-tower retrieval: from a table of interactions to a trained, evaluated model."""
     context.with_resource(called_from("command line"))
+    if context.invoked_subcommand != "train":
+        check_one_process(str(context.invoked_subcommand))
     if context.invoked_subcommand != "serve":  # it finishes its requests first
         context.with_resource(exits.ends_on_sigterm())
 

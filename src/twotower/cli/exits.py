@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import typer
 
-from twotower.errors import ConfigError, NothingLearntError, OtherProcessError, TwoTowerError
+from twotower.errors import ConfigError, NothingLearntError, TwoTowerError
 from twotower.paths import is_utf8, shown
 from twotower.version import __version__
 
@@ -56,8 +56,6 @@ def code_of(error: BaseException) -> int:
         return PIPE_CLOSED
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
-    if isinstance(error, OtherProcessError):
-        return REFUSED
     if isinstance(error, TwoTowerError):
         if os.environ.get(DEBUG) == "1":
             traceback.print_exception(error)

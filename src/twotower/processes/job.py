@@ -3,7 +3,6 @@
 What passes something between processes must be called by all of them, in the same order.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from twotower.errors import OtherProcessError, TwoTowerError
+from twotower.processes.started import is_started_by_torchrun
 
 LONGEST_WAIT = timedelta(hours=12)
 """How long a process waits for the others: the first one may prepare a large table before they go on. A
@@ -108,7 +108,7 @@ class Job:
             try:
                 told = [compute()]
             except TwoTowerError as raised:
-                error, told = raised, [OtherProcessError(str(raised))]
+                error, told = raised, [OtherProcessError("process 0 refused.")]
         dist.broadcast_object_list(told, src=0)
         if error is not None:
             raise error
@@ -151,11 +151,6 @@ def here() -> Job:
     return Job(dist.get_rank(), dist.get_world_size())
 
 
-def is_started_by_torchrun() -> bool:
-    """Return whether the environment names this process one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
-
-
 @contextmanager
 def joined(device: torch.device) -> Iterator[Job]:
     """Meet the other processes, where ``torchrun`` started some, and part from them at the end.
@@ -175,8 +170,21 @@ def joined(device: torch.device) -> Iterator[Job]:
     dist.init_process_group(backend, timeout=LONGEST_WAIT)
     try:
         yield here()
+    except RuntimeError as error:
+        if not _is_of_backend(error):
+            raise
+        raise OtherProcessError(
+            "another process of this training ended or could not be reached; its own error says why. Start "
+            "the same command again: it goes on from the last checkpoint."
+        ) from error
     finally:
         part()
+
+
+def _is_of_backend(error: RuntimeError) -> bool:
+    """Return whether an error is of what passes between processes; gloo's have no type of their own."""
+    is_typed = isinstance(error, getattr(dist, "DistError", ()))
+    return is_typed or "gloo" in str(error)
 
 
 def part() -> None:

@@ -17,6 +17,7 @@ from twotower.data.tables import Table
 from twotower.errors import ArgumentError, ConfigError, check_least
 from twotower.keywords import PARTS, Keywords, configured, events_of, takes_keywords
 from twotower.processes.job import joined
+from twotower.processes.started import check_one_process
 from twotower.runtime import choose_device
 from twotower.serving.bundle import check_output
 from twotower.training.best import train_best
@@ -28,7 +29,7 @@ from twotower.training.indexing import check_index
 from twotower.training.loggers import MLflowLogger, TensorBoardLogger
 from twotower.training.notebook import callback_of
 from twotower.training.retraining import Refit, learnt_by
-from twotower.training.several_processes import check_alike, check_one_process, check_settings
+from twotower.training.several_processes import check_alike, check_settings
 from twotower.training.task import Given, Task, View, name_of
 from twotower.training.trained import Trained, TrainedViews
 from twotower.training.trainer import Trainer

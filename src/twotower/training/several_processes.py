@@ -11,22 +11,9 @@ from twotower.caller import argument
 from twotower.config import Config
 from twotower.data.dataset import Part
 from twotower.errors import ConfigError
-from twotower.processes.job import here, is_started_by_torchrun
+from twotower.processes.job import here
 from twotower.training.bundle_contents import data_digest
 from twotower.training.task import Task
-
-
-def check_one_process(command: str) -> None:
-    """Refuse a command that does not share its work.
-
-    Raises:
-        ConfigError: ``torchrun`` started several processes.
-    """
-    if is_started_by_torchrun():
-        raise ConfigError(
-            f"{command} must run in one process, got several that torchrun started; only train shares its "
-            "work: start it without torchrun."
-        )
 
 
 def check_settings(config: Config, *, minutes: float | None) -> None:

@@ -15,6 +15,7 @@ from twotower.data.tables import Table
 from twotower.errors import ConfigError, NothingLearntError
 from twotower.extras import library
 from twotower.keywords import PARTS, Keywords, configured, events_of, takes_keywords
+from twotower.processes.started import check_one_process
 from twotower.serving.bundle import check_output
 from twotower.training import study as studies
 from twotower.training.best import add_better_part, better_of, closed_forms
@@ -28,7 +29,6 @@ from twotower.training.indexing import check_index
 from twotower.training.notebook import callback_of
 from twotower.training.race import Race
 from twotower.training.settings import value_of, with_values
-from twotower.training.several_processes import check_one_process
 from twotower.training.task import Given, Task, name_of
 from twotower.training.trained import Trained
 from twotower.training.trainer import Trainer, TrainingDivergedError
