@@ -189,8 +189,16 @@ def _is_of_backend(error: RuntimeError) -> bool:
 
 def part() -> None:
     """Leave the other processes: from here on, this one works alone."""
-    if dist.is_available() and dist.is_initialized():
+    if not here().is_alone:
         dist.destroy_process_group()
+
+
+def leave_to_first() -> None:
+    """Part from the others, and end this process unless it is the first, which goes on alone."""
+    job = here()
+    part()
+    if not job.is_first:
+        raise SystemExit(0)
 
 
 @contextmanager
@@ -202,6 +210,17 @@ def alone() -> Iterator[None]:
         yield
     finally:
         _held_apart -= 1
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Let this process work with the others for a while, within ``alone``."""
+    global _held_apart
+    before, _held_apart = _held_apart, 0
+    try:
+        yield
+    finally:
+        _held_apart = before
 
 
 class _Gather(torch.autograd.Function):

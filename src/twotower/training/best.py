@@ -11,7 +11,7 @@ import torch
 from twotower.caller import argument
 from twotower.config import WIDTH, Config
 from twotower.errors import ArgumentError, ConfigError, NothingLearntError
-from twotower.processes.job import here, part
+from twotower.processes.job import alone, here, leave_to_first
 from twotower.runtime import out_of_memory_told
 from twotower.training.callbacks import Callback, Callbacks, Deadline, too_short
 from twotower.training.checkpoints import Progress, WorkFolder
@@ -19,7 +19,7 @@ from twotower.training.choices import resolve
 from twotower.training.closed_form import chosen as chosen_closed_form
 from twotower.training.closed_form import is_quick, no_closed_form, no_part, settings_of
 from twotower.training.heats import Heat
-from twotower.training.race import Entrant, Race, record_of
+from twotower.training.race import Race, record_of
 from twotower.training.settings import with_values
 from twotower.training.trainer import Trainer
 
@@ -95,6 +95,7 @@ def train_best(
     out: Path | None = None,
     resume: bool = False,
     minutes: float | None = None,
+    stays: bool = False,
     phase: str = "training",
     bar: Callback | None = None,
     teller: Callback | None = None,
@@ -109,6 +110,8 @@ def train_best(
         resume: Whether to go on from the checkpoints.
         minutes: After these the training ends as by Ctrl-C; None has no limit. The closed form and its
             comparison come on top.
+        stays: Whether all of several processes go on to a second training. Otherwise only the first one
+            comes back from here.
         phase: What the training of the winner is called.
         bar: Follows the race.
         teller: Follows the training of the winner; None for ``bar``, too.
@@ -138,8 +141,26 @@ def train_best(
     else:
         teller.on_phase(phase)
         best.train(teller)
-    steps = best.progress
-    _leave_to_first(best)
+    steps, job = best.progress, here()
+    best.trainer.make_whole(steps)
+    if not stays:
+        leave_to_first()
+    if not job.is_first:
+        return Best(best.trainer, steps, steps, best.work)
+    with alone():
+        return _with_closed_form(given, race, forms, deadline, minutes, teller)
+
+
+def _with_closed_form(
+    given: Config,
+    race: Race,
+    forms: ClosedForms,
+    deadline: Deadline | None,
+    minutes: float | None,
+    teller: Callback,
+) -> Best:
+    """Return what validation prefers of a training in steps, the closed form and their sum."""
+    best, steps = race.best, race.best.progress
     is_up = deadline is not None and deadline.is_up
     if steps.best_metric is None:
         if is_up and minutes is not None:
@@ -157,16 +178,6 @@ def train_best(
         teller.on_choices((said,), best.trainer.config)
     trainer, done = better_of(best.trainer, steps, forms.alone, teller)
     return Best(trainer, done, steps, best.work)
-
-
-def _leave_to_first(best: Entrant) -> None:
-    """End all processes but the first, which goes on with the whole model."""
-    job = here()
-    if not job.is_alone:
-        best.trainer.make_whole(best.progress)
-        part()
-        if not job.is_first:
-            raise SystemExit(0)
 
 
 def is_worth(metric: float, other: float) -> bool:

@@ -16,7 +16,7 @@ from twotower.data.prepared.large_tables import prepared_if_large
 from twotower.data.tables import Table
 from twotower.errors import ArgumentError, ConfigError, check_least
 from twotower.keywords import PARTS, Keywords, configured, events_of, takes_keywords
-from twotower.processes.job import joined
+from twotower.processes.job import alone, joined
 from twotower.processes.started import check_one_process
 from twotower.runtime import choose_device
 from twotower.serving.bundle import check_output
@@ -28,7 +28,7 @@ from twotower.training.heats import open_heats, told_with
 from twotower.training.indexing import check_index
 from twotower.training.loggers import MLflowLogger, TensorBoardLogger
 from twotower.training.notebook import callback_of
-from twotower.training.retraining import Refit, learnt_by
+from twotower.training.retraining import Refit, learnt_by, refitted
 from twotower.training.several_processes import check_alike, check_settings
 from twotower.training.task import Given, Task, View, name_of
 from twotower.training.trained import Trained, TrainedViews
@@ -193,10 +193,14 @@ def train(
             out=target,
             resume=resume,
             minutes=minutes,
+            stays=learnt is not None,
             phase=f"training{of_seed}",
             bar=bar,
             teller=teller,
         )
+        if not job.is_first and learnt is not None:
+            refitted(best.trainer, best.done, task, learnt, towers=untrained, watcher=bar)
+        stack.enter_context(alone())
         (trained,) = finish(
             task,
             best.trainer,

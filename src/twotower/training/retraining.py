@@ -14,6 +14,7 @@ from twotower.data.splits import Learnt
 from twotower.errors import ArgumentError, NothingLearntError
 from twotower.evaluation.figures import KS
 from twotower.evaluation.ranking import evaluate_on
+from twotower.processes.job import here, leave_to_first, together
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
 from twotower.training.closed_form import fitted
@@ -54,6 +55,8 @@ def refitted(
     are fitted again, so that they know what validation adds. With towers of the user's own they are not:
     those were made for the first features.
 
+    Where several processes train, all of them call it, and the first one comes back.
+
     Args:
         chosen: The trainer whose settings were chosen.
         done: Its progress. Its log gets a record of the second training, or that Ctrl-C ended it.
@@ -64,8 +67,14 @@ def refitted(
     """
     more = task.learning(learnt, refits_features=not chosen.custom)
     own: dict[str, Any] = deepcopy(dict(towers))
-    trainer = Trainer(more.dataset, more.sides, chosen.config, spectral=chosen.spectral, **own)
-    progress = trainer.fit(watcher=watcher, epochs=done.best_epoch)
+    with together():
+        config, spectral, epochs = here().from_first(
+            lambda: (chosen.config, chosen.spectral, done.best_epoch)
+        )
+        trainer = Trainer(more.dataset, more.sides, config, spectral=spectral, **own)
+        progress = trainer.fit(watcher=watcher, epochs=epochs)
+        trainer.make_whole(progress)
+        leave_to_first()
     if not progress.interrupted and not add_again(trainer, chosen.added):
         progress.interrupt()
     for new, old in zip(trainer.objectives, chosen.objectives, strict=True):
