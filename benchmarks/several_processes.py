@@ -164,6 +164,7 @@ def steps_of_rows(given: Namespace) -> None:
         }
     )
     settings = {**STATED, "towers": {**STATED["towers"], "history": "pooled", "dim": given.dim}}
+    settings["features"] = {"min_count": 1}
     settings["split"] = {"kind": "random", "test_fraction": 1e-4, "valid_fraction": 1e-4}
     with joined(torch.device("cpu")) as job:
         task = Task.of(frame, config=Config.from_dict(settings))
