@@ -11,12 +11,8 @@ from polars.exceptions import PolarsError
 
 from twotower.caller import argument
 from twotower.errors import ConfigError, DataError
+from twotower.locks import locked
 from twotower.paths import reason_of
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None  # type: ignore[assignment]
 
 _LOCK = "lock"
 
@@ -60,7 +56,12 @@ def working(out: Path, *, append: bool) -> Iterator[WorkFolder]:
                 "ours; rename it, or name another folder."
             )
         work.mkdir(exist_ok=True)
-        lock = _locked(work / _LOCK, out)
+        lock = locked(work / _LOCK)
+        if lock is None:
+            raise ConfigError(
+                f"{argument('out')} must be written by one process, got '{out}', which another is "
+                "preparing; wait for it."
+            )
         yield WorkFolder(work)
     except ConfigError:
         if lock is not None and is_new:
@@ -81,26 +82,3 @@ def working(out: Path, *, append: bool) -> Iterator[WorkFolder]:
     finally:
         if lock is not None:
             os.close(lock)
-
-
-def _locked(file: Path, out: Path) -> int:
-    """Return the descriptor of a lock file, which is held.
-
-    Raises:
-        ConfigError: Another process holds it.
-    """
-    lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
-    if fcntl is None:
-        return lock
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        is_ours = os.path.samestat(os.fstat(lock), file.stat())
-    except OSError:
-        is_ours = False  # held, or removed by the process that held it
-    if not is_ours:
-        os.close(lock)
-        raise ConfigError(
-            f"{argument('out')} must be written by one process, got '{out}', which another is preparing; "
-            "wait for it."
-        )
-    return lock
