@@ -13,7 +13,7 @@ from threading import Event
 
 import pytest
 
-from twotower.abandoned import LOCK, put, sweep, temporary_folder, writing
+from twotower.abandoned import LOCK, put, remove, sweep, temporary_folder, writing
 
 WRITES = """
 import os, signal, sys
@@ -93,6 +93,25 @@ class TestSweep:
             assert len(names(parent)) == 1
             put(new, parent / "other")
         assert names(parent) == ["other"]
+
+    def test_a_folder_whose_removal_was_killed_is_gone(self, parent: Path) -> None:
+        (parent / "data" / "deep").mkdir(parents=True)
+        (parent / "data" / "deep" / "file").write_text("1")
+        script = f"""
+import shutil
+from twotower.abandoned import remove
+def stop(*_, **__):{STOPS}
+shutil.rmtree = stop
+remove(place)
+"""
+        with process(script, parent / "data") as child:
+            killed_at_stop(child)
+        assert len(names(parent)) == 1
+        assert names(parent) != ["data"]
+        sweep(parent)
+        assert not names(parent)
+        remove(parent / "data")  # it is not there any more
+        assert not names(parent)
 
     def test_the_temporary_directory_is_swept(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

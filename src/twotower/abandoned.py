@@ -88,6 +88,15 @@ def put(new: Path, place: Path) -> None:
     sync_names(place.parent)
 
 
+def remove(place: Path) -> None:
+    """Remove a folder, as far as the system allows it.
+
+    A process that is killed meanwhile leaves it whole, or leaves a folder that ``sweep`` removes.
+    """
+    with suppress(OSError), writing(place) as aside:
+        place.rename(aside)
+
+
 def sync(path: Path) -> None:
     """Wait until a file is on the disk.
 
