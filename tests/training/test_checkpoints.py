@@ -1,6 +1,8 @@
 """The working folder: what is saved is read back, and only by the same training."""
 
 import errno
+import hashlib
+import io
 import json
 import os
 import resource
@@ -12,7 +14,7 @@ import torch
 
 from file_modes import umask, wrong_modes
 from twotower.errors import BundleError, ConfigError
-from twotower.training.checkpoints import Progress, WorkFolder
+from twotower.training.checkpoints import Progress, WorkFolder, folder_of, holding
 
 
 def progress_of(epoch: int = 2) -> Progress:
@@ -28,6 +30,14 @@ def progress_of(epoch: int = 2) -> Progress:
         epochs_since_best=1,
         log=[{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25}],
     )
+
+
+def put(file: Path, held: object) -> None:
+    """Write what torch reads, with its digest at the end."""
+    written = io.BytesIO()
+    torch.save(held, written)
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(written.getvalue() + hashlib.sha256(written.getvalue()).digest())
 
 
 def equal(a: Any, b: Any) -> bool:
@@ -120,13 +130,34 @@ class TestLoading:
         ):
             WorkFolder(tmp_path / "m", "g").load()
 
-    @pytest.mark.parametrize("held", [{"epoch": 1}, [1], torch.zeros(2)], ids=["dict", "list", "t"])
+    @pytest.mark.parametrize(
+        "held",
+        [{"epoch": 1}, [1], torch.zeros(2), {"fingerprint": "f", "epoch": 1, "new": 2}],
+        ids=["dict", "list", "tensor", "another version"],
+    )
     def test_of_another_program(self, tmp_path: Path, held: object) -> None:
         folder = WorkFolder(tmp_path / "m", "f")
-        folder.path.mkdir()
-        torch.save(held, folder.path / "checkpoint.pt")
+        put(folder.file, held)
         with pytest.raises(ConfigError, match="of the first run, got others"):
             folder.load()
+        assert folder.found()[0] == Progress()
+        torch.save(held, folder.file)
+        with pytest.raises(ConfigError, match="cannot read"):
+            folder.load()
+
+    @pytest.mark.parametrize("place", [0.3, 0.6, 0.999])
+    def test_a_bit_that_was_changed(self, tmp_path: Path, place: float) -> None:
+        """torch reads the numbers of such a file without a word."""
+        folder = WorkFolder(tmp_path / "m", "f")
+        folder.save(progress_of())
+        content = bytearray(folder.file.read_bytes())
+        content[int(place * len(content))] ^= 1
+        folder.file.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"cannot read '.*checkpoint\.pt'; remove it and"):
+            folder.load()
+        done, said = folder.found()
+        assert done == Progress()
+        assert said.endswith("checkpoint.pt' is damaged: the training starts from the beginning")
 
     @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
     def test_half_a_file(self, tmp_path: Path, share: float) -> None:
@@ -137,6 +168,19 @@ class TestLoading:
         with pytest.raises(ConfigError, match=r"cannot read '.*checkpoint\.pt'; remove it and"):
             folder.load()
 
+    def test_where_it_goes_on_is_told(self, tmp_path: Path) -> None:
+        assert WorkFolder(tmp_path / "m", "f").found() == (Progress(), "")
+        WorkFolder(tmp_path / "m", "f").save(progress_of())
+        done, said = WorkFolder(tmp_path / "m", "f").found()
+        assert equal(vars(done), vars(progress_of()))
+        assert said == (
+            f"the training goes on after epoch 2, where it was killed; remove '{tmp_path}/m.training' "
+            "to train from the start"
+        )
+        done, said = WorkFolder(tmp_path / "m", "g").found()
+        assert done == Progress()
+        assert "is of other data or settings: the training starts from the beginning" in said
+
     def test_runs_no_code(self, tmp_path: Path) -> None:
         """A checkpoint is a pickle, read by the unpickler that knows tensors and plain values only."""
 
@@ -145,8 +189,86 @@ class TestLoading:
                 return (os.mkdir, (str(tmp_path / "evil"),))
 
         folder = WorkFolder(tmp_path / "m", "f")
-        folder.path.mkdir()
-        torch.save({"fingerprint": "f", "epoch": Evil()}, folder.path / "checkpoint.pt")
+        put(folder.file, {"fingerprint": "f", "epoch": Evil()})
         with pytest.raises(ConfigError, match="cannot read"):
             folder.load()
         assert not (tmp_path / "evil").exists()
+
+
+class TestStopping:
+    def test_a_stop_is_noted_until_the_next_checkpoint(self, tmp_path: Path) -> None:
+        folder = WorkFolder(tmp_path / "m", "f")
+        folder.stop()  # before the first checkpoint there is nothing to go on from
+        assert not list(tmp_path.iterdir())
+        folder.save(progress_of())
+        assert not folder.is_stopped
+        folder.stop()
+        assert WorkFolder(tmp_path / "m", "f", 2).is_stopped
+        folder.save(progress_of(3))
+        assert not folder.is_stopped
+
+
+class TestHolding:
+    def test_one_training_at_a_time(self, tmp_path: Path) -> None:
+        said = r"must be written by one process, got '.*m', into which another is training; wait"
+        with holding(tmp_path / "m"):
+            with pytest.raises(ConfigError, match=said), holding(tmp_path / "m"):
+                pass
+            with holding(tmp_path / "other"), holding(None):
+                pass
+            assert folder_of(tmp_path / "m").is_dir()
+        with holding(tmp_path / "m"):
+            pass
+        assert not list(tmp_path.iterdir())
+
+    def test_a_checkpoint_stays_and_nothing_else(self, tmp_path: Path) -> None:
+        folder = WorkFolder(tmp_path / "m", "f", 1)
+        with holding(tmp_path / "m"):
+            folder.save(progress_of())
+        assert sorted(p.name for p in folder.path.iterdir()) == ["checkpoint-1.pt", "log.jsonl"]
+        with holding(tmp_path / "m"):
+            folder.remove()
+            assert [p.name for p in folder.path.iterdir()] == ["lock"]
+        assert not list(tmp_path.iterdir())
+
+    def test_what_a_kill_leaves_is_taken_over(self, tmp_path: Path) -> None:
+        folder = folder_of(tmp_path / "m")
+        folder.mkdir()
+        for name in ("lock", "stopped", "log.jsonl", "checkpoint-12.pt.writing"):
+            (folder / name).write_text("half")
+        with holding(tmp_path / "m"):
+            pass
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("kind", ["file", "link", "folder"])
+    def test_what_is_somebody_elses_is_left_alone(self, tmp_path: Path, kind: str) -> None:
+        place = folder_of(tmp_path / "m")
+        if kind == "file":
+            place.write_text("mine")
+        elif kind == "link":
+            (tmp_path / "there").mkdir()
+            place.symlink_to(tmp_path / "there")
+        else:
+            place.mkdir()
+            (place / "notes.txt").write_text("mine")
+        before = sorted(tmp_path.rglob("*"))
+        said = r"must leave the name 'm\.training' free, got"
+        with pytest.raises(ConfigError, match=said), holding(tmp_path / "m"):
+            pass
+        assert sorted(tmp_path.rglob("*")) == before
+
+    def test_a_full_disk_takes_no_checkpoint(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = WorkFolder(tmp_path / "m", "f")
+        folder.save(progress_of())
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr("os.open", full)
+        said = r"the disk is full; .*; nothing was changed"
+        with pytest.raises(BundleError, match=said), holding(tmp_path / "m"):
+            pass
+        monkeypatch.undo()
+        assert folder.load().epoch == 2

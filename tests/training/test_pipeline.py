@@ -344,7 +344,8 @@ class TestInterruption:
         self, run: Callable[..., Trained], whole: Trained, stopped: Path
     ) -> None:
         assert names_in(stopped.parent) == ["m", "m.training"]
-        assert names_in(stopped.with_name("m.training")) == ["checkpoint.pt", "log.jsonl"]
+        left = ["checkpoint.pt", "log.jsonl", "stopped"]
+        assert names_in(stopped.with_name("m.training")) == left
         listener = Listener()
         resumed = run(stopped, resume=True, progress=listener, name="small", baselines="auto")
         assert "start 1" in listener.told

@@ -360,7 +360,7 @@ def entrants(*curves: list[float]) -> list[Entrant]:
     """Return entrants of a race whose validation was as given."""
     made = []
     for curve in curves:
-        entrant = Entrant(trainer_of({}), None, 0, resume=False)
+        entrant = Entrant(trainer_of({}), None, 0)
         log = [{"epoch": n, "valid_ndcg@10": found} for n, found in enumerate(curve, 1)]
         entrant.progress = Progress(epoch=len(curve), log=log)
         made.append(entrant)

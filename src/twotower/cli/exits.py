@@ -31,7 +31,7 @@ MEANINGS = {
     STOPPED_EARLY: "Ctrl-C or --minutes ended the training. The bundle is written; --resume goes on.",
     BUG: "A bug in twotower. The standard error has the trace to report.",
     INTERRUPTED: "Ctrl-C ended the command before it wrote anything.",
-    TERMINATED: "SIGTERM ended the command. After an epoch of training, --resume goes on.",
+    TERMINATED: "SIGTERM ended the command. train goes on when it is repeated, tune with --resume.",
 }
 """Every exit code, in the order of the documentation."""
 

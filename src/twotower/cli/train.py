@@ -41,7 +41,7 @@ def command(
 
     Args:
         out: Folder of the bundle to write.
-        resume: Go on with a training that was interrupted.
+        resume: Go on with a training that Ctrl-C or --minutes ended. A killed one goes on by itself.
         minutes: End the training after so many minutes, as Ctrl-C does.
         seeds: Train so often, and show the spread.
         refit: Train once more on training and validation events; test that model.

@@ -107,7 +107,7 @@ def train_best(
         first: The trainer of the settings that ``resolve`` chose.
         heats: As ``open_heats`` returns them; without any, this is one training.
         out: Where the bundle will be, beside which checkpoints are kept; None keeps none.
-        resume: Whether to go on from the checkpoints.
+        resume: Whether there must be a checkpoint to go on from; see ``Race``.
         minutes: After these the training ends as by Ctrl-C; None has no limit. The closed form and its
             comparison come on top.
         stays: Whether all of several processes go on to a second training. Otherwise only the first one
@@ -118,7 +118,7 @@ def train_best(
 
     Raises:
         NothingLearntError: Ctrl-C came before the first validation.
-        ConfigError: There is no checkpoint to go on from, or it is of other data or settings; the minutes
+        ConfigError: There is no checkpoint to ``resume``, or it is of other data or settings; the minutes
             ended before the first validation.
         TrainingDivergedError: The loss of the winner became NaN or infinite.
     """
@@ -129,6 +129,8 @@ def train_best(
             f"{argument('resume')} must go with {argument('out')}, got no {argument('out')}."
         )
     race = Race(given, first, heats, out=out, resume=resume)
+    if race.said:
+        teller.on_choices((race.said,), first.config)
     forms = closed_forms(given, first, teller)
     del first  # if it loses, the next training needs its memory
     deadline = None if minutes is None else Deadline(minutes)

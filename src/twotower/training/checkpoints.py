@@ -1,21 +1,38 @@
-"""Checkpoints, from which ``--resume`` continues, in a working folder beside the future bundle."""
+"""Checkpoints, from which a training continues, in a working folder beside the future bundle.
+
+A training that was killed continues when its command is repeated. One that Ctrl-C or ``minutes`` ended
+wrote a bundle, and continues only with ``resume``: the file ``stopped`` says so.
+"""
 
 import errno
+import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from torch import nn
 
 from twotower.caller import argument
 from twotower.errors import BundleError, ConfigError, OtherProcessError
+from twotower.locks import locked
 from twotower.processes.job import here
 from twotower.training.sharded_checkpoints import load_rows, places_of, save_rows
+
+_LOCK, _LOG, _STOPPED = "lock", "log.jsonl", "stopped"
+_OURS = re.compile(
+    rf"{_LOCK}|{re.escape(_LOG)}|{_STOPPED}|checkpoint(-\d+)?(\.pt(\.writing)?|-rows-\d+)"
+)
+"""Names of what a working folder holds."""
+_DIGEST_BYTES = 32
+_BLOCK_BYTES = 1 << 20
 
 
 @dataclass
@@ -33,6 +50,7 @@ class Progress:
         best_epoch: The epoch of the best validation, counted from 1.
         epochs_since_best: Epochs since then.
         log: One record per epoch.
+        rows: Name of the folder with the rows of tables that several processes keep, in a checkpoint.
     """
 
     epoch: int = 0
@@ -45,6 +63,7 @@ class Progress:
     best_epoch: int = 0
     epochs_since_best: int = 0
     log: list[dict[str, Any]] = field(default_factory=list)
+    rows: str = ""
 
     @property
     def interrupted(self) -> bool:
@@ -59,6 +78,9 @@ class Progress:
 class WorkFolder:
     """The folder ``OUT.training``, with the checkpoint and the log of an unfinished training.
 
+    A checkpoint is what torch writes, followed by its SHA-256 digest: torch itself reads a file of which a
+    bit was changed.
+
     Args:
         out: The future folder of the bundle.
         fingerprint: Of the data and the settings; only a training with the same fingerprint can continue.
@@ -69,10 +91,15 @@ class WorkFolder:
     def __init__(
         self, out: Path, fingerprint: str, place: int = 0, *, model: nn.Module | None = None
     ) -> None:
-        self.path = out.with_name(out.name + ".training")
+        self.path = folder_of(out)
         self.file = self.path / (f"checkpoint-{place}.pt" if place else "checkpoint.pt")
         self.fingerprint = fingerprint
         self.model = model
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether Ctrl-C or ``minutes`` ended the training whose checkpoint is there, with a bundle."""
+        return (self.path / _STOPPED).is_file()
 
     def load(self) -> Progress:
         """Return the progress that was saved; where several processes train, the first one reads it.
@@ -80,46 +107,89 @@ class WorkFolder:
         Raises:
             ConfigError: There is none, it cannot be read, or it is of other data or settings.
         """
-        saved = here().from_first(self._read)
-        rows = saved.pop("rows", "")
-        return Progress(**here().all_of(lambda: self._with_rows(saved, rows)))
+        return self._with_rows(here().from_first(self._loaded))
 
-    def _with_rows(self, saved: dict[str, Any], rows: str) -> dict[str, Any]:
-        if self.model is None:
-            return saved
-        try:
-            return load_rows(saved, self.model, self.path / rows)
-        except (OSError, RuntimeError, KeyError) as error:
-            raise ConfigError(
-                f"{argument('resume')} cannot read {str(self.path / rows)!r}; remove "
-                f"{str(self.path)!r} and train from the start."
-            ) from error
+    def _with_rows(self, progress: Progress) -> Progress:
+        """Return a progress with the rows that this process keeps, or with all where it is alone."""
+        model, rows = self.model, progress.rows
+        if model is None:
+            return progress
 
-    def _read(self) -> dict[str, Any]:
+        def load() -> Progress:
+            try:
+                return Progress(**load_rows(vars(progress), model, self.path / rows))
+            except (OSError, RuntimeError, KeyError) as error:
+                raise ConfigError(
+                    f"{argument('resume')} cannot read {str(self.path / rows)!r}; remove "
+                    f"{str(self.path)!r} and train from the start."
+                ) from error
+
+        return replace(here().all_of(load), rows="")
+
+    def _loaded(self) -> Progress:
         if not self.file.is_file():
             raise ConfigError(
                 f"{argument('resume')} needs a checkpoint, got none at {str(self.path)!r}; "
                 "train without it."
             )
-        try:
-            saved = torch.load(self.file, weights_only=True)
-        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        saved = self._read()
+        if saved is None:
             raise ConfigError(
                 f"{argument('resume')} cannot read {str(self.file)!r}; remove it and train from the start."
-            ) from error
-        if not isinstance(saved, dict) or saved.pop("fingerprint", None) != self.fingerprint:
+            )
+        progress = self._of_this_training(saved)
+        if progress is None:
             raise ConfigError(
                 f"{argument('resume')} must be given the data and the settings of the first run, got "
                 f"others; repeat that command, or train without {argument('resume')}."
             )
-        return saved
+        return progress
 
-    def load_if_fit(self) -> Progress:
-        """Return the progress that was saved, or that of the start where there is none that fits."""
+    def found(self) -> tuple[Progress, str]:
+        """Return the progress that was saved, and a sentence about it.
+
+        Where there is none, or none that fits, it is that of the start. The sentence is empty if there is
+        no file.
+        """
+        progress, said = here().from_first(self._found)
         try:
-            return self.load()
+            return self._with_rows(progress), said
         except (ConfigError, OtherProcessError):
-            return Progress()
+            return Progress(), self._damaged()
+
+    def _damaged(self) -> str:
+        return f"'{self.file}' is damaged: the training starts from the beginning"
+
+    def _found(self) -> tuple[Progress, str]:
+        if not self.file.is_file():
+            return Progress(), ""
+        saved = self._read()
+        if saved is None:
+            return Progress(), self._damaged()
+        progress = self._of_this_training(saved)
+        if progress is None:
+            said = "is of other data or settings: the training starts from the beginning"
+            return Progress(), f"'{self.file}' {said}"
+        return progress, (
+            f"the training goes on after epoch {progress.epoch}, where it was killed; remove "
+            f"'{self.path}' to train from the start"
+        )
+
+    def _read(self) -> Any:
+        """Return what a checkpoint holds; None where it cannot be read as it was written."""
+        try:
+            with self.file.open("rb") as file:
+                if not _is_whole(file):
+                    return None
+            return torch.load(self.file, weights_only=True)
+        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError):
+            return None
+
+    def _of_this_training(self, saved: Any) -> Progress | None:
+        """Return the progress in a checkpoint; None if it is of another training or another version."""
+        if not isinstance(saved, dict) or saved.pop("fingerprint", None) != self.fingerprint:
+            return None
+        return Progress(**saved) if saved.keys() == vars(Progress()).keys() else None
 
     def save(self, progress: Progress) -> None:
         """Write the progress; a reader finds the old one or the new one, never half.
@@ -127,7 +197,7 @@ class WorkFolder:
         If the disk has no room for both, the old one is deleted first.
 
         Raises:
-            BundleError: It cannot be written; the folder is gone then.
+            BundleError: It cannot be written; the folder is empty or gone then.
         """
         try:
             state = self._saved_rows(vars(progress))
@@ -141,10 +211,7 @@ class WorkFolder:
                 self._write(state, progress.log)
         except (OSError, RuntimeError) as error:
             self.remove()
-            raise BundleError(
-                f"the checkpoint {str(self.path)!r} could not be written: {_reason(error)}; "
-                f"free some space or choose another {argument('out')}; nothing was left behind."
-            ) from error
+            raise _unwritable(self.path, error, "nothing was left behind") from error
 
     def _saved_rows(self, state: dict[str, Any]) -> dict[str, Any]:
         """Write what each process keeps of tables, and return the rest; without such tables it is all."""
@@ -161,17 +228,127 @@ class WorkFolder:
         self.path.mkdir(exist_ok=True)
         temporary = self.file.with_name(f"{self.file.name}.writing")
         with temporary.open("wb") as file:  # torch keeps an OSError as the cause only of open files
-            torch.save({**state, "fingerprint": self.fingerprint}, file)
+            hashed = _Hashed(file)
+            torch.save({**state, "fingerprint": self.fingerprint}, cast("IO[bytes]", hashed))
+            file.write(hashed.digest.digest())
         os.replace(temporary, self.file)  # noqa: PTH105 - atomic on every system
+        (self.path / _STOPPED).unlink(missing_ok=True)
         for old in self.path.glob(f"{self.file.stem}-rows-*"):
-            if old.name != state.get("rows"):
+            if old.name != state["rows"]:
                 shutil.rmtree(old, ignore_errors=True)
         lines = "".join(json.dumps(record) + "\n" for record in log)
-        (self.path / "log.jsonl").write_text(lines, encoding="utf-8", newline="\n")
+        (self.path / _LOG).write_text(lines, encoding="utf-8", newline="\n")
+
+    def stop(self) -> None:
+        """Note that the training was ended on purpose, with a bundle: it continues only with ``resume``."""
+        with suppress(OSError):  # a full disk: then it continues by itself
+            if self.file.is_file():
+                (self.path / _STOPPED).touch()
 
     def remove(self) -> None:
-        """Delete the folder."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Delete what is in the folder, and the folder itself unless a process holds it."""
+        _empty(self.path)
+
+
+@contextmanager
+def holding(out: Path | None) -> Iterator[None]:
+    """Hold the folder ``OUT.training`` for one training; at the end only a checkpoint stays in it.
+
+    Args:
+        out: The future folder of the bundle; None holds nothing.
+
+    Raises:
+        ConfigError: Another process trains there, or somebody else's folder has that name.
+        BundleError: The folder cannot be made.
+    """
+    if out is None:
+        yield
+        return
+    folder = folder_of(out.resolve())
+    if folder.is_symlink() or (folder.exists() and not _is_ours(folder)):
+        raise ConfigError(
+            f"{argument('out')} must leave the name {folder.name!r} free, got '{folder}', which is not "
+            f"ours; rename it, or choose another {argument('out')}."
+        )
+    try:
+        folder.mkdir(exist_ok=True)
+        lock = locked(folder / _LOCK)
+    except OSError as error:
+        with suppress(OSError):  # it holds an earlier checkpoint
+            folder.rmdir()
+        raise _unwritable(folder, error, "nothing was changed") from error
+    if lock is None:
+        raise ConfigError(
+            f"{argument('out')} must be written by one process, got '{out}', into which another is "
+            f"training; wait for it, or choose another {argument('out')}."
+        )
+    try:
+        yield
+    finally:
+        if not any(folder.glob("*.pt")):
+            _empty(folder)
+        with suppress(OSError):
+            (folder / _LOCK).unlink()
+        os.close(lock)
+        with suppress(OSError):  # it holds a checkpoint, or is gone
+            folder.rmdir()
+
+
+def folder_of(out: Path) -> Path:
+    """Return the working folder of a future bundle."""
+    return out.with_name(out.name + ".training")
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        return all(_OURS.fullmatch(each.name) for each in folder.iterdir())
+    except OSError:  # a file, or a folder that cannot be read
+        return False
+
+
+def _empty(folder: Path) -> None:
+    """Delete what a working folder holds but for the lock, and the folder where nothing is left."""
+    with suppress(OSError):
+        for entry in list(folder.iterdir()):
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            elif entry.name != _LOCK:
+                entry.unlink(missing_ok=True)
+        folder.rmdir()
+
+
+class _Hashed:
+    """An open file whose bytes are hashed as they are written."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.digest = file, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _is_whole(file: IO[bytes]) -> bool:
+    """Return whether a checkpoint has the bytes that were written, by the digest at its end."""
+    left = os.fstat(file.fileno()).st_size - _DIGEST_BYTES
+    digest = hashlib.sha256()
+    while left > 0:
+        block = file.read(min(left, _BLOCK_BYTES))
+        if not block:
+            return False
+        digest.update(block)
+        left -= len(block)
+    return file.read() == digest.digest()
+
+
+def _unwritable(folder: Path, error: BaseException, left: str) -> BundleError:
+    return BundleError(
+        f"the checkpoint {str(folder)!r} could not be written: {_reason(error)}; "
+        f"free some space or choose another {argument('out')}; {left}."
+    )
 
 
 def _reason(error: BaseException | None) -> str:

@@ -54,7 +54,8 @@ def finish(
         trainer: Holding the best weights.
         done: Its progress.
         out: Where to write the bundle, or the folder of the views' bundles; None keeps all in memory.
-        work: The checkpoint beside ``out``; it is removed unless Ctrl-C ended the training.
+        work: The checkpoint beside ``out``; it is removed unless Ctrl-C ended the training, which is then
+            noted.
         histories: As ``train`` takes it.
         baselines: As ``train`` takes it.
         learnt: What a second training learns, too; None for no such training.
@@ -176,3 +177,5 @@ def _write(
         write()
     if work is not None and is_done:
         work.remove()
+    elif work is not None:
+        work.stop()

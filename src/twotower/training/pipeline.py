@@ -22,6 +22,7 @@ from twotower.runtime import choose_device
 from twotower.serving.bundle import check_output
 from twotower.training.best import train_best
 from twotower.training.callbacks import Callback, Callbacks, check_minutes
+from twotower.training.checkpoints import holding
 from twotower.training.choices import resolve
 from twotower.training.finish import finish
 from twotower.training.heats import open_heats, told_with
@@ -93,7 +94,9 @@ def train(
         private: Whether the bundle holds nothing of any one query: no id, no history, no column that the
             model does not read, and no value that few queries have. ``training.private.LIMITS`` says what
             it cannot answer then; see docs/security.md.
-        resume: Whether to go on from the checkpoint that an interrupted training left beside ``out``.
+        resume: Whether to go on from the checkpoint that a training left beside ``out`` when Ctrl-C or
+            ``minutes`` ended it; there must be one. A training that was killed goes on without it, when the
+            same call is repeated.
         minutes: Budget of the training on the wall clock, above 0; None has no limit. When the time is up,
             the training ends as by Ctrl-C: the best weights so far are kept, and ``resume`` goes on. The
             race counts; reading the data, the closed form and the evaluation come on top. ``refit`` is
@@ -151,6 +154,7 @@ def train(
             check_settings(settings, minutes=minutes)
         if not job.is_first:
             progress, loggers, tensorboard, mlflow = None, (), None, None
+        job.all_of(lambda: stack.enter_context(holding(target if job.is_first else None)))
         bar = callback_of(progress)
         told = [bar, *loggers]
         if tensorboard is not None:
@@ -247,7 +251,7 @@ def train_views(
         config: Settings, as ``train`` takes them; ``data`` holds for every view.
         histories: Whether the bundles hold the queries' histories and test items.
         private: As ``train`` takes it.
-        resume: Whether to go on from the checkpoint that an interrupted training left beside ``out``.
+        resume: As ``train`` takes it.
         minutes: As ``train`` takes it.
         baselines: As ``train`` takes it.
         refit: As ``train`` takes it.
@@ -274,29 +278,30 @@ def train_views(
     check_names(baselines)
     target = None if out is None else check_output(out, views=True)
     teller = callback_of(progress)
-    task = Task.of_views(views, queries=queries, config=settings, private=private)
-    for view in task.dataset.all_views():
-        check_baselines(view, baselines)
-    teller.on_data(task.dataset, tuple(dict.fromkeys(task.decisions)), task.sides.features)
-    settings, choices = resolve(task.config, task.dataset)
-    heats = open_heats(task.config, settings, task.dataset)
-    teller.on_choices(told_with(choices, heats), settings)
-    first = Trainer(task.dataset, task.sides, settings)
-    best = train_best(
-        task.config, first, heats, out=target, resume=resume, minutes=minutes, bar=teller
-    )
-    del first
-    trained = finish(
-        task,
-        best.trainer,
-        best.done,
-        out=target,
-        work=best.work,
-        histories=histories,
-        baselines=baselines,
-        learnt=learnt,
-        bar=teller,
-    )
+    with holding(target):
+        task = Task.of_views(views, queries=queries, config=settings, private=private)
+        for view in task.dataset.all_views():
+            check_baselines(view, baselines)
+        teller.on_data(task.dataset, tuple(dict.fromkeys(task.decisions)), task.sides.features)
+        settings, choices = resolve(task.config, task.dataset)
+        heats = open_heats(task.config, settings, task.dataset)
+        teller.on_choices(told_with(choices, heats), settings)
+        first = Trainer(task.dataset, task.sides, settings)
+        best = train_best(
+            task.config, first, heats, out=target, resume=resume, minutes=minutes, bar=teller
+        )
+        del first
+        trained = finish(
+            task,
+            best.trainer,
+            best.done,
+            out=target,
+            work=best.work,
+            histories=histories,
+            baselines=baselines,
+            learnt=learnt,
+            bar=teller,
+        )
     return TrainedViews(dict(zip(task.dataset.views, trained, strict=True)), target)
 
 

@@ -28,18 +28,15 @@ class Entrant:
         trainer: Of these settings.
         out: Where the bundle will be; None keeps no checkpoint.
         place: The number of the checkpoint.
-        resume: Whether to go on from it.
     """
 
-    def __init__(self, trainer: Trainer, out: Path | None, place: int, *, resume: bool) -> None:
+    def __init__(self, trainer: Trainer, out: Path | None, place: int) -> None:
         self.trainer = trainer
         self.work: WorkFolder | None = None
-        self.progress = Progress()
         if out is not None:
             said = here().from_first(lambda: fingerprint(trainer))
             self.work = WorkFolder(out.resolve(), said, place, model=trainer.trained)
-            if resume:
-                self.progress = self.work.load_if_fit() if place else self.work.load()
+        self.progress = Progress()
 
     def train(self, watcher: Callback, pause: Callable[[Progress], bool] | None = None) -> None:
         """Train until ``pause`` says so, or to the end; what was dropped stays as it is."""
@@ -96,10 +93,11 @@ class Race:
         first: The trainer of the settings that ``resolve`` chose.
         heats: As ``open_heats`` returns them.
         out: Where the bundle will be, beside which checkpoints are kept; None keeps none.
-        resume: Whether to go on from them.
+        resume: Whether there must be a checkpoint to go on from. Without it, the race goes on from those of
+            a training that was killed, as far as they fit.
 
     Raises:
-        ConfigError: There is no checkpoint to go on from, or it is of other data or settings.
+        ConfigError: There is no checkpoint to ``resume``, or it is of other data or settings.
 
     Source: Jamieson and Talwalkar, AISTATS 2016 (successive halving). Differs: one setting after the other,
         with two entrants each.
@@ -114,9 +112,18 @@ class Race:
         out: Path | None = None,
         resume: bool = False,
     ) -> None:
-        self._given, self._heats, self._out, self._resume = given, heats, out, resume
-        self.best = Entrant(first, out, 0, resume=resume)
+        self._given, self._heats, self._out = given, heats, out
+        self.best = Entrant(first, out, 0)
         """The best settings so far. Ctrl-C ends the race and is noted in their progress."""
+        self.said = ""
+        """A sentence about the checkpoint of a training that was killed."""
+        self._continues = False
+        if (work := self.best.work) is not None:
+            self._continues = resume or not work.is_stopped
+            if resume:
+                self.best.progress = work.load()
+            elif self._continues:
+                self.best.progress, self.said = work.found()
         self.records: list[dict[str, Any]] = []
         """What the log of a training says of each."""
 
@@ -171,7 +178,9 @@ class Race:
         lead = f"{heat.name} = {_shown(now)}: a training with {_shown(value)}"
         try:
             trainer = Trainer(dataset, sides, settings)
-            other = Entrant(trainer, self._out, place, resume=self._resume)
+            other = Entrant(trainer, self._out, place)
+            if other.work is not None and self._continues:
+                other.progress, _ = other.work.found()
             del trainer
             epochs = _compared(best, other, heat.epochs, watcher)
         except TrainingDivergedError:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import nn
 
-from twotower.caller import argument, passing
+from twotower.caller import argument
 from twotower.config import Config
 from twotower.data.dataset import Part
 from twotower.data.splits import Learnt
@@ -148,7 +148,7 @@ def spread_over_seeds(
         if done.interrupted:
             raise NothingLearntError(
                 f"Interrupted in the training of seed {seed}: no bundle was written; "
-                f"go on with {passing(resume=True)}."
+                "repeat the call to go on."
             )
         found = evaluate_on(dataset, trainer.scorer(), dataset.cases(Part.TEST), KS)
         others.append(found.mean())

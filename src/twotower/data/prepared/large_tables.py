@@ -1,6 +1,5 @@
 """Tables that are too large to be held in memory are prepared before they are used."""
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -8,14 +7,16 @@ from typing import Any
 
 import polars as pl
 
-from twotower.abandoned import temporary_folder
+from twotower.abandoned import remove, temporary_folder
 from twotower.caller import argument
 from twotower.config import Config
 from twotower.data import mapped
 from twotower.data.input_files import files_of, is_prepared
+from twotower.data.prepared.call import Call, Tables
 from twotower.data.prepared.folder import prepare_folder
+from twotower.data.prepared.manifest import check_files, read_manifest
 from twotower.data.tables import Table, reading
-from twotower.errors import ConfigError
+from twotower.errors import ConfigError, DataError
 from twotower.processes.job import here
 
 Given = Any
@@ -35,8 +36,8 @@ def prepared_if_large(
 ) -> Iterator[tuple[Events, Given, Given]]:
     """Give the tables as they are, or a prepared folder in their place where they are large Parquet files.
 
-    The folder is ``OUT.training-data``, where an equal call that was killed finds it. It is removed at the
-    end, unless a training that was stopped can go on.
+    The folder is ``OUT.training-data``, where an equal call that was killed finds it. One of other tables
+    is replaced. It is removed at the end, unless a training can go on from a checkpoint.
 
     Args:
         interactions: As ``train`` takes it.
@@ -71,15 +72,29 @@ def prepared_if_large(
         tell(f"sorting the events into {place}, since there are many")
 
         def prepare() -> None:
+            if is_prepared(place):
+                given = Tables(events, items, queries, config.data, config.features)
+                if not _is_of(place, given):
+                    remove(place)
             prepare_folder(events, items=items, queries=queries, out=place, config=config)
 
         job.from_first(prepare)
         yield place, None, None
 
 
-def _remove(place: Path, checkpoint: Path) -> None:
-    if not checkpoint.exists():
-        shutil.rmtree(place, ignore_errors=True)
+def _is_of(folder: Path, given: Tables) -> bool:
+    """Return whether a prepared folder holds these tables as they are now, and is not damaged."""
+    try:
+        manifest = read_manifest(folder)
+        check_files(folder, manifest.files)
+    except DataError:
+        return False
+    return [each.task for each in manifest.partitions] == [Call.of(given, None).task]
+
+
+def _remove(place: Path, work: Path) -> None:
+    if not any(work.glob("*.pt")):  # a checkpoint needs the events again
+        remove(place)
 
 
 def _paths_of(interactions: Events) -> dict[str, str | Path]:
