@@ -1,77 +1,101 @@
-"""Kill ``twotower train`` at random moments: is the bundle whole each time, and is nothing left over?
+"""Kill a training in all of its phases: does the same command go on, and end with the same bytes?
 
-    python benchmarks/training_kills.py [--kills 100] [--seed 0]
+    python benchmarks/training_kills.py [--kills 30] [--seed 0]
 
-Each training replaces the bundle of the one before. Three kills in ten are aimed at the moments in which
-the bundle is written: the benchmark waits until the folder for it appears, and kills after a random part of
-the time that writing takes. After every kill the old bundle or the new one must open. Then the next start
-runs to its end, every other one with ``resume`` where a checkpoint is there; after it nothing may lie in
-the folder but the table, the bundle and its report, and in the temporary directory nothing of ours. Exits
-with 1 if any of that failed.
+Each round repeats one command: a training with its race, a closed form, a refit and all baselines, into a
+folder that holds an older bundle. In turns the table is a CSV file, and Parquet that is prepared before it
+is read. The command is killed (SIGKILL) after a random part of one phase, and with an even chance once more
+in another one. After every kill the older bundle or the new one must open. Then the command runs to its
+end: all files of the bundle must be those of an undisturbed run, apart from times and the date, and nothing
+may be left beside it or in the temporary directory. Exits with 1 if any of that failed.
 """
 
+import json
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-
 from common import report
+from twotower.data import mapped
 from twotower.data.sources.synthetic import World, WorldConfig
-from twotower.errors import BundleError, ConfigError
+from twotower.errors import BundleError
 from twotower.serving.bundle import open_bundle
+from twotower.training.callbacks import Callback
 from twotower.training.pipeline import train
 
-TWOTOWER = str(Path(sys.executable).with_name("twotower"))
-SMALL = WorldConfig(
-    num_items=100, num_clusters=5, num_personas=3, num_queries=200, events_per_query=8, seed=3
+WORLD = WorldConfig(
+    num_items=300, num_clusters=15, num_personas=5, num_queries=420, events_per_query=22, seed=3
 )
-SETTINGS = {"training.epochs": 3, "training.batch_size": 256, "towers.dim": 16}
-TABLE = "events.csv"
-EXPECTED = {TABLE, "model", "model.report.html"}
+CONFIG: dict[str, Any] = {"training": {"epochs": 6, "threads": 1}}
+PHASES = "phases"
+"""File in which a training writes each phase as it begins."""
+WRITING = "writing the bundle"
 OF_TORCH = "torchinductor_"
 """Begins the name of a cache that torch keeps in the temporary directory."""
+TIMES = {"seconds", "validation_seconds", "examples_per_second"}
 
 
-def config_of(seed: int) -> dict[str, dict[str, Any]]:
-    """Return the settings of a training: those of a command, with a seed of its own."""
-    config: dict[str, dict[str, Any]] = {"training": {"seed": seed}}
-    for name, value in SETTINGS.items():
-        section, field = name.split(".")
-        config.setdefault(section, {})[field] = value
-    return config
+class Phases(Callback):
+    """Writes each phase to a file as it begins."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.phase = file.open("a", buffering=1), ""
+        self.begin("starting")
+
+    def begin(self, phase: str) -> None:
+        """Write a phase, once."""
+        if phase != self.phase:
+            self.phase = phase
+            self.file.write(f"{phase}\n")
+
+    def on_data(self, *_: Any) -> None:
+        """The tables were read."""
+        self.begin("choosing")
+
+    def on_phase(self, phase: str) -> None:
+        """A phase begins."""
+        self.begin("preparing" if phase.startswith("sorting") else phase.split(" = ")[0])
+
+    def on_figures(self, *_: Any) -> None:
+        """What is left is to write the bundle."""
+        self.begin(WRITING)
 
 
-def command_of(folder: Path, seed: int) -> list[str]:
-    """Return the command that trains with a seed."""
-    given = [f"{name}={value}" for name, value in {**SETTINGS, "training.seed": seed}.items()]
-    told = [word for setting in given for word in ("--set", setting)]
-    places = ["--interactions", str(folder / TABLE), "--out", str(folder / "model")]
-    return [TWOTOWER, "train", *places, *told]
+def run(folder: Path, table: str) -> None:
+    """Train once, as the command of a round."""
+    if table.endswith(".parquet"):
+        mapped.MAPPED_FROM = 1_000  # as if there were 16 million rows
+    watcher = Phases(folder / PHASES)
+    train(folder / table, out=folder / "model", config=CONFIG, refit=True, progress=watcher)
 
 
-def is_written(folder: Path) -> bool:
-    """Return whether a bundle is being written in a folder."""
-    return any(name.startswith(".model.writing-") for name in names_in(folder))
+@dataclass
+class Kind:
+    """One kind of round.
 
+    Args:
+        table: Name of its table.
+        bundle: Of an undisturbed run.
+        phases: Seconds that each phase took there.
+    """
 
-def names_in(folder: Path) -> set[str]:
-    """Return the names of all that lies in a folder, apart from what torch keeps."""
-    return {entry.name for entry in folder.iterdir() if not entry.name.startswith(OF_TORCH)}
+    table: str
+    bundle: Path
+    phases: dict[str, float] = field(default_factory=dict)
 
 
 class Campaign:
-    """A folder with a table and a bundle, and what happened there.
+    """The tables, their undisturbed bundles, and what happened.
 
     Args:
         folder: An empty one.
@@ -79,130 +103,156 @@ class Campaign:
     """
 
     def __init__(self, folder: Path, seed: int) -> None:
-        self.folder = folder / "work"
-        self.temporary = folder / "tmp"
-        self.folder.mkdir()
-        self.temporary.mkdir()
-        tempfile.tempdir = str(self.temporary)  # the next start runs in this process
+        self.base, self.folder, self.temporary = (folder / n for n in ("base", "work", "tmp"))
+        for each in (self.base, self.folder, self.temporary):
+            each.mkdir()
         self.rng = random.Random(seed)
         self.problems: list[str] = []
-        self.counts: Counter[str] = Counter()
-        World(SMALL).generate().interactions.write_csv(self.folder / TABLE)
-        self.training_seed = 0
-        self.train(resume=False)
-        self.seconds, self.writing = self.measured()
+        self.killed: Counter[str] = Counter()
+        self.ends: Counter[str] = Counter()
+        events = World(WORLD).generate().interactions
+        events.write_csv(self.base / "events.csv")
+        events.write_parquet(self.base / "events.parquet")
+        self.older = self.base / "older"
+        few = events.head(4_000)
+        train(few, out=self.older, config={"training": {"epochs": 1}}, baselines=[], progress=None)
+        self.kinds = [self.undisturbed(table) for table in ("events.csv", "events.parquet")]
 
-    def train(self, *, resume: bool) -> None:
-        """Train to the end in this process."""
-        table, out = self.folder / TABLE, self.folder / "model"
-        train(table, out=out, config=config_of(self.training_seed), resume=resume)
-
-    def started(self) -> "subprocess.Popen[bytes]":
-        """Start a training with the next seed."""
-        self.training_seed += 1
-        environment = {**os.environ, "TMPDIR": str(self.temporary), "OMP_NUM_THREADS": "1"}
-        quiet = subprocess.DEVNULL
-        command = command_of(self.folder, self.training_seed)
-        return subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet)
-
-    def measured(self) -> tuple[float, float]:
-        """Return the seconds of a training, and those for which it writes the bundle."""
-        start, first, last = time.monotonic(), 0.0, 0.0
-        process = self.started()
+    def undisturbed(self, table: str) -> Kind:
+        """Train once without a kill, and note how long each phase takes."""
+        self.reset(table)
+        process, began = self.started(table), dict[str, float]()
         while process.poll() is None:
-            if is_written(self.folder):
-                last = time.monotonic()
-                first = first or last
-            time.sleep(0.0005)
-        if process.returncode or not first:
-            raise RuntimeError(
-                f"the command ended with {process.returncode}, writing: {bool(first)}"
-            )
-        return time.monotonic() - start, last - first
+            for phase in self.phases():
+                began.setdefault(phase, time.monotonic())
+            time.sleep(0.002)
+        if process.returncode:
+            raise RuntimeError(f"the command ended with {process.returncode}")
+        kind = Kind(table, self.base / f"of-{table}")
+        shutil.move(self.folder / "model", kind.bundle)
+        ends = [*list(began.values())[1:], time.monotonic()]
+        for (phase, start), end in zip(began.items(), ends, strict=True):
+            kind.phases[phase] = end - start
+        return kind
 
-    def kill(self, *, aimed: bool) -> bool:
-        """Kill one training; return whether it was still alive."""
-        process = self.started()
-        if aimed:
-            while process.poll() is None and not is_written(self.folder):
-                time.sleep(0.0002)
-            time.sleep(self.rng.random() * self.writing)
-        else:
-            time.sleep(self.rng.random() * self.seconds)
+    def reset(self, table: str) -> None:
+        """Make a folder with the table and the older bundle."""
+        shutil.rmtree(self.folder)
+        self.folder.mkdir()
+        shutil.copy(self.base / table, self.folder / table)
+        shutil.copytree(self.older, self.folder / "model")
+
+    def started(self, table: str) -> "subprocess.Popen[bytes]":
+        """Start the command, which first forgets the phases of the one before."""
+        (self.folder / PHASES).unlink(missing_ok=True)
+        one_thread = {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
+        environment = {**os.environ, **one_thread, "TMPDIR": str(self.temporary)}
+        command = [sys.executable, __file__, "--run", table, "--folder", str(self.folder)]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+
+    def phases(self) -> list[str]:
+        """Return the phases that began in the command that runs or ran."""
+        file = self.folder / PHASES
+        return file.read_text("utf-8").splitlines() if file.exists() else []
+
+    def kill(self, kind: Kind, phase: str) -> bool:
+        """Start the command and kill it in a phase; return whether that phase came, and it was alive."""
+        process = self.started(kind.table)
+        while process.poll() is None and phase not in self.phases():
+            time.sleep(0.002)
+        time.sleep(self.rng.random() * kind.phases[phase])
         process.send_signal(signal.SIGKILL)
-        return process.wait() == -signal.SIGKILL
+        was_alive = process.wait() == -signal.SIGKILL
+        if was_alive:
+            self.killed[(self.phases() or ["starting"])[-1]] += 1
+            self.check_bundle(kind)
+        elif process.returncode:
+            self.problems.append(f"{kind.table}: the command ended with {process.returncode}")
+        return was_alive
 
-    def check(self, old: int) -> None:
-        """Check the bundle after a kill, and what is there after the next start."""
-        left = sorted(names_in(self.folder) - EXPECTED)
-        for name in left:
-            self.counts[
-                "left by a kill: "
-                + ("checkpoint" if name.endswith(".training") else "half a bundle")
-            ] += 1
+    def check_bundle(self, kind: Kind) -> None:
+        """Check that a kill left the older bundle or the new one."""
         try:
-            found = open_bundle(self.folder / "model").config.training.seed
+            data = open_bundle(self.folder / "model").provenance["data"]
         except BundleError as error:
-            self.problems.append(f"after the kill of training {self.training_seed}: {error}")
+            self.problems.append(f"after a kill in {self.phases()[-1]}: {error}")
         else:
-            if found not in (old, self.training_seed):
-                self.problems.append(f"training {self.training_seed}: a bundle of training {found}")
-            self.counts[
-                "the new bundle is there" if found != old else "the old bundle is there"
-            ] += 1
-        resume = self.training_seed % 2 == 0 and (self.folder / "model.training").is_dir()
-        try:
-            self.train(resume=resume)
-            self.counts["resumed"] += resume
-        except ConfigError:  # killed before the first checkpoint was whole
-            if (self.folder / "model.training" / "checkpoint.pt").exists():
-                raise
-            self.train(resume=False)
-        for place, expected in ((self.folder, EXPECTED), (self.temporary, set[str]())):
-            over = names_in(place) - expected
-            if over:
-                self.problems.append(
-                    f"left over after training {self.training_seed}: {sorted(over)}"
-                )
-                for name in over:
-                    shutil.rmtree(place / name, ignore_errors=True)
+            self.ends["the new" if data == kind.table else "the older"] += 1
+
+    def finish(self, kind: Kind) -> None:
+        """Run the command to its end, and check what is there."""
+        if code := self.started(kind.table).wait():
+            self.problems.append(f"{kind.table}: the command ended with {code}")
+            return
+        different = differences(self.folder / "model", kind.bundle)
+        if different:
+            self.problems.append(f"{kind.table}: other {', '.join(different)}")
+        expected = {self.folder: {kind.table, "model", PHASES}, self.temporary: set[str]()}
+        for place, names in expected.items():
+            found = {each.name for each in place.iterdir() if not each.name.startswith(OF_TORCH)}
+            if found != names:
+                self.problems.append(f"{kind.table}: left over {sorted(found - names)}")
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """Return the files in which two bundles differ, apart from times and the date."""
+
+    def untimed(file: Path) -> Any:
+        if file.name == "training.jsonl":
+            return [without(json.loads(line)) for line in file.read_text("utf-8").splitlines()]
+        if file.name == "manifest.json":
+            held = json.loads(file.read_text("utf-8"))
+            del held["created"], held["sha256"], held["files"]["training.jsonl"]
+            return held
+        return file.read_bytes()
+
+    def without(held: Any) -> Any:
+        if isinstance(held, dict):
+            return {name: without(each) for name, each in held.items() if name not in TIMES}
+        return [without(each) for each in held] if isinstance(held, list) else held
+
+    names = [{p.relative_to(at) for p in at.rglob("*") if p.is_file()} for at in (one, other)]
+    alike = names[0] & names[1]
+    found = (names[0] ^ names[1]) | {n for n in alike if untimed(one / n) != untimed(other / n)}
+    return sorted(map(str, found))
 
 
 def main(options: Namespace) -> int:
     """Kill as often as told, print what happened, and return how often something was wrong."""
-    torch.set_num_threads(1)
-    num_aimed = round(0.3 * options.kills)
     with TemporaryDirectory() as scratch:
         campaign = Campaign(Path(scratch), options.seed)
-        kinds = [True] * num_aimed + [False] * (options.kills - num_aimed)
-        campaign.rng.shuffle(kinds)
-        done: Counter[bool] = Counter()
-        for aimed in kinds:
-            while True:  # one that had ended by itself is no kill
-                old = open_bundle(campaign.folder / "model").config.training.seed
-                was_alive = campaign.kill(aimed=aimed)
-                campaign.check(old)
-                if was_alive:
-                    break
-                campaign.counts["ended before its kill (done again)"] += 1
-            done[aimed] += 1
-            said = f"{done.total()} kills, {len(campaign.problems)} problems"
+        again, phases = 0, [list(kind.phases) for kind in campaign.kinds]
+        while campaign.killed.total() < options.kills:
+            turn = campaign.killed.total()
+            kind, names = campaign.kinds[turn % 2], phases[turn % 2]
+            campaign.reset(kind.table)
+            if campaign.kill(kind, names[turn // 2 % len(names)]) and campaign.rng.random() < 0.5:
+                again += campaign.kill(kind, campaign.rng.choice(names))
+            campaign.finish(kind)
+            said = f"{campaign.killed.total()} kills, {len(campaign.problems)} problems"
             print(said, file=sys.stderr, flush=True)
+        seconds = sum(campaign.kinds[0].phases.values())
+    order = list(dict.fromkeys(name for each in reversed(phases) for name in each))
     rows = [
-        {"what": "kills while the bundle is written", "times": done[True]},
-        {"what": "kills at any moment", "times": done[False]},
-        *({"what": what, "times": times} for what, times in sorted(campaign.counts.items())),
-        {"what": "damaged, or left over after the next start", "times": len(campaign.problems)},
+        *({"what": f"killed in: {name}", "times": campaign.killed[name]} for name in order),
+        {"what": "of these, killed again in one round", "times": again},
+        *({"what": f"{end} bundle is there", "times": n} for end, n in campaign.ends.items()),
+        {"what": "damaged, different, or left over", "times": len(campaign.problems)},
     ]
-    report("Training killed", rows, as_json=options.json, notes=campaign.problems[:100])
+    notes = [f"An undisturbed run takes {seconds:.0f} s.", *campaign.problems[:100]]
+    report("Training killed", rows, as_json=options.json, notes=notes)
     return len(campaign.problems)
 
 
 if __name__ == "__main__":
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--kills", type=int, default=100, help="three in ten while the bundle is written"
-    )
+    parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    sys.exit(bool(main(parser.parse_args())))
+    parser.add_argument("--run", metavar="TABLE", help="train once, as a round does")
+    parser.add_argument("--folder", type=Path, help="of that table")
+    given = parser.parse_args()
+    if given.run:
+        run(given.folder, given.run)
+    else:
+        sys.exit(bool(main(given)))
