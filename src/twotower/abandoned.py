@@ -95,6 +95,7 @@ def remove(place: Path) -> None:
     """
     with suppress(OSError), writing(place) as aside:
         place.rename(aside)
+    shutil.rmtree(place, ignore_errors=True)  # on a full disk there is no room for another folder
 
 
 def sync(path: Path) -> None:

@@ -594,6 +594,15 @@ class TestWholeOrAbsent:
         with pytest.raises(DataError, match=r"got null in data row 78;"):
             prepare_folder(tmp_path / "x.parquet", out=None)
 
+    def test_a_kill_before_the_lock_is_there_or_after_it_is_gone(self, tmp_path: Path) -> None:
+        """The folder is made before its lock; at the end it is moved away before anything is removed."""
+        folder = write_days(events(), tmp_path / "events")
+        (tmp_path / "data.preparing").mkdir()
+        (tmp_path / ".data.preparing.writing-abcdefgh" / "new").mkdir(parents=True)
+        (tmp_path / ".data.preparing.writing-abcdefgh" / ".twotower-lock").touch()
+        prepare_folder(folder, out=tmp_path / "data")
+        assert {path.name for path in tmp_path.iterdir()} == {"events", "data"}
+
     def test_what_is_not_ours_stays(self, tmp_path: Path) -> None:
         folder = write_days(events(), tmp_path / "events")
         (tmp_path / "data.preparing").mkdir()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from polars.exceptions import PolarsError
 
+from twotower.abandoned import remove
 from twotower.caller import argument
 from twotower.errors import ConfigError, DataError
 from twotower.locks import locked
@@ -49,7 +50,7 @@ def working(out: Path, *, append: bool) -> Iterator[WorkFolder]:
     work = out.with_name(f"{out.name}.preparing")
     lock = None
     try:
-        is_new = not work.exists()
+        is_new = not work.exists() or _is_empty(work)  # killed before the lock was there
         if work.is_symlink() or (not is_new and not (work / _LOCK).is_file()):
             raise ConfigError(
                 f"{argument('out')} must leave the name {work.name!r} free, got '{work}', which is not "
@@ -65,20 +66,24 @@ def working(out: Path, *, append: bool) -> Iterator[WorkFolder]:
         yield WorkFolder(work)
     except ConfigError:
         if lock is not None and is_new:
-            shutil.rmtree(work, ignore_errors=True)
+            remove(work)
         raise
     except (OSError, PolarsError) as error:
-        shutil.rmtree(work, ignore_errors=True)
+        remove(work)
         left = "it is as it was" if append else "nothing was left behind"
         raise DataError(
             f"the prepared folder '{out}' could not be written: {reason_of(error)}; free some space or "
             f"choose another {argument('out')}; {left}."
         ) from error
     except DataError:
-        shutil.rmtree(work, ignore_errors=True)
+        remove(work)
         raise
     else:
-        shutil.rmtree(work, ignore_errors=True)
+        remove(work)
     finally:
         if lock is not None:
             os.close(lock)
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
