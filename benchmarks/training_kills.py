@@ -229,7 +229,7 @@ def main(options: Namespace) -> int:
             if campaign.kill(kind, names[turn // 2 % len(names)]) and campaign.rng.random() < 0.5:
                 again += campaign.kill(kind, campaign.rng.choice(names))
             campaign.finish(kind)
-            said = f"{campaign.killed.total()} kills, {len(campaign.problems)} problems"
+            said = f"{campaign.killed.total()} kills, problems: {campaign.problems or 'none'}"
             print(said, file=sys.stderr, flush=True)
         seconds = sum(campaign.kinds[0].phases.values())
     order = list(dict.fromkeys(name for each in reversed(phases) for name in each))
