@@ -48,3 +48,25 @@ def test_minus_infinity_comes_last() -> None:
     values, columns = top_columns(scores, 3)
     assert values.tolist() == [[2, 1, -torch.inf]]
     assert columns[0, :2].tolist() == [3, 1]
+
+
+@pytest.mark.parametrize("kind", ["distinct", "few values", "nearly all equal", "equal", "nothing"])
+@pytest.mark.parametrize(("k", "num"), [(1, 2_048), (3, 6_400), (10, 20_737), (10, 20_480)])
+def test_long_lines_are_looked_at_by_blocks(kind: str, k: int, num: int) -> None:
+    """The same as sorting all scores, with a rest after the last block and without."""
+    draws = torch.Generator().manual_seed(k)
+    scores = torch.rand(4, num, generator=draws)
+    if kind == "few values":
+        scores = (scores * 5).floor()
+    elif kind == "nearly all equal":
+        scores = (scores > 0.9995).float()
+    elif kind == "equal":
+        scores = torch.zeros(4, num)
+    elif kind == "nothing":
+        scores[:] = -torch.inf
+        scores[:, -1] = 1.0
+    values, columns = top_columns(scores, k)
+    expected, order = scores.sort(dim=1, descending=True, stable=True)
+    assert torch.equal(values, expected[:, :k])
+    is_score = values > -torch.inf
+    assert torch.equal(columns[is_score], order[:, :k][is_score])
