@@ -5,6 +5,7 @@ import math
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,11 +14,13 @@ from twotower.baselines.popularity import (
     RecentPopularity,
     choose_recent_popularity,
 )
+from twotower.baselines.specs import PopularWhenCold
 from twotower.baselines.validation import Validation
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.data.preparation import prepare
 from twotower.data.splits import split
 from twotower.errors import ConfigError
+from twotower.evaluation.ranking import rank
 from twotower.histories import Histories
 
 
@@ -113,6 +116,45 @@ def test_a_case_without_a_time_is_asked_at_the_end_of_training() -> None:
     assert at_the_end[0][2:] == [pytest.approx(math.log(0.5)), 0]
     assert fitted.score(cases_at(None)).tolist() == at_the_end
     assert fitted.score(cases_at([np.nan])).tolist() == at_the_end
+
+
+def test_cases_in_the_order_of_time_share_one_walk() -> None:
+    """So it is ranked; what is asked at an earlier time again begins anew."""
+    rng = np.random.default_rng(0)
+    train = interactions(rng.integers(2, 9, 60).tolist(), rng.integers(0, 30, 60).tolist())
+    fitted = RecentPopularity.fit(train, 9, half_life=4.0)
+    nows = rng.integers(-3, 35, 20).astype(np.float64)
+    nows[3] = np.nan
+    cases = cases_at(nows.tolist())
+    expected = RecentPopularity.fit(train, 9, half_life=4.0).score(cases)
+    for _ in range(2):
+        order = np.argsort(nows, kind="stable")
+        for start in range(0, 20, 3):
+            here = order[start : start + 3]
+            assert torch.equal(fitted.score(cases.take(here)), expected[here])
+    assert torch.equal(fitted.score(cases), expected)
+
+
+def test_ranked_in_the_order_of_time_each_case_has_its_own_answer() -> None:
+    class Seen(RecentPopularity):
+        """Notes at which times it is asked."""
+
+        def score(self, cases: Cases) -> torch.Tensor:
+            assert cases.times is not None
+            asked.extend(cases.times.tolist())
+            return super().score(cases)
+
+    asked: list[float] = []
+    train = interactions([2, 3, 4, 5], [0, 10, 20, 30])
+    cases = cases_at([31.0, 1.0, 21.0, 11.0])
+    for scorer in (
+        Seen.fit(train, 6, half_life=1.0),
+        PopularWhenCold(Seen.fit(train, 6, half_life=1.0), Popularity.fit(train, 6)),
+    ):
+        asked.clear()
+        found = rank(scorer, cases, 1, num_item_rows=6, chunk_size=1)
+        assert found.item_rows[:, 0].tolist() == [5, 2, 4, 3]
+        assert asked == [1.0, 11.0, 21.0, 31.0]
 
 
 def test_negatives_and_events_without_a_time_teach_nothing() -> None:

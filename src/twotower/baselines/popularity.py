@@ -1,6 +1,6 @@
 """Popularity baselines: over all of training, or over its recent part."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ class RecentPopularity:
     Args:
         item_rows: ``(E,)`` int32, the item of each event, in the order of time.
         times: ``(E,)`` float64 seconds, ascending.
-        weights: ``(E,)`` float64 above 0.
+        weights: ``(E,)`` float64 above 0; may be a view of one number.
         num_item_rows: Rows of the item vocabulary.
         half_life: Seconds after which an event counts half; above 0.
 
@@ -73,6 +73,10 @@ class RecentPopularity:
     weights: Floats
     num_item_rows: int
     half_life: float
+    _walked: list[tuple[int, Floats]] = field(default_factory=list, init=False, repr=False)
+
+    in_order_of_time = True
+    """Cases in the order of time are scored in one walk through the events, over all calls."""
 
     @classmethod
     def fit(
@@ -96,9 +100,10 @@ class RecentPopularity:
         train = train.where(train.is_positive & np.isfinite(train.times))
         assert train.times is not None
         order = np.argsort(train.times, kind="stable")
-        weights = np.ones(len(order)) if train.weights is None else train.weights[order]
-        rows, times = train.item_rows[order], train.times[order]
-        return cls(rows, times, weights.astype(np.float64), num_item_rows, half_life)
+        weights = np.broadcast_to(np.float64(1.0), len(order))
+        if train.weights is not None:
+            weights = train.weights[order].astype(np.float64)
+        return cls(train.item_rows[order], train.times[order], weights, num_item_rows, half_life)
 
     def score(self, cases: Cases) -> torch.Tensor:
         """Return the scores as of each case: ``(len(cases), num_item_rows)`` float32, finite."""
@@ -106,20 +111,27 @@ class RecentPopularity:
         nows = np.full(len(cases), last) if cases.times is None else cases.times
         nows = np.where(np.isfinite(nows), nows, last)
         scores = np.zeros((len(cases), self.num_item_rows), np.float32)
-        # The logarithms of the counts as of the end: a count itself would fade to 0 with many half-lives,
-        # and what fades after an event fades for all items alike.
-        shares = np.log(self.weights) - (last - self.times) * (np.log(2) / self.half_life)
-        logs, seen = np.full(self.num_item_rows, -np.inf), 0
+        ends = np.searchsorted(self.times, nows, side="right")
+        seen, logs = self._walked.pop() if self._walked else (0, self._nothing())
+        if len(ends) and ends.min() < seen:
+            seen, logs = 0, self._nothing()
         for place in np.argsort(nows, kind="stable"):  # one walk through time serves all cases
-            until = int(np.searchsorted(self.times, nows[place], side="right"))
-            np.logaddexp.at(logs, self.item_rows[seen:until], shares[seen:until])
-            seen = until
+            new = slice(seen, int(ends[place]))
+            # The logarithms of the counts as of the end: a count itself would fade to 0 with many
+            # half-lives, and what fades after an event fades for all items alike.
+            ages = (last - self.times[new]) * (np.log(2) / self.half_life)
+            np.logaddexp.at(logs, self.item_rows[new], np.log(self.weights[new]) - ages)
+            seen = new.stop
             if seen:
                 scores[place] = logs - logs.max()  # in float64: float32 is finest near 0
-        never = np.isneginf(scores)
-        least = scores.min(axis=1, keepdims=True, where=~never, initial=0)
-        np.copyto(scores, 2 * least - 1, where=never)
-        return torch.from_numpy(scores)
+        self._walked[:] = [(seen, logs)]
+        found = torch.from_numpy(scores)
+        never = found.isneginf()
+        least = found.masked_fill(never, 0.0).amin(dim=1, keepdim=True).clamp(max=0.0)
+        return torch.where(never, 2 * least - 1, found)
+
+    def _nothing(self) -> Floats:
+        return np.full(self.num_item_rows, -np.inf)
 
 
 def check_times(train: Interactions) -> None:

@@ -48,6 +48,11 @@ class PopularWhenCold:
     scorer: Scorer
     popularity: Popularity
 
+    @property
+    def in_order_of_time(self) -> bool:
+        """Whether cases are best scored in the order of time; see ``rank``."""
+        return getattr(self.scorer, "in_order_of_time", False)
+
     def score(self, cases: Cases) -> torch.Tensor:
         """Return ``(len(cases), num_item_rows)`` float32."""
         scores = self.scorer.score(cases)

@@ -245,8 +245,11 @@ def rank(
         _check_rows(candidates, num_item_rows)
     item_rows = np.full((len(cases), k), PADDING_ROW, np.int32)
     best = np.full((len(cases), k), -np.inf, np.float32)
+    order = np.arange(len(cases))
+    if cases.times is not None and getattr(scorer, "in_order_of_time", False):
+        order = np.argsort(cases.times, kind="stable")
     for start in range(0, len(cases), chunk_size):
-        here = slice(start, start + chunk_size)
+        here = order[start : start + chunk_size]
         chunk = cases.take(here)
         scores = _scores(scorer, chunk, num_item_rows, query_ids)
         if candidates is not None:
