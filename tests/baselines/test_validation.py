@@ -5,11 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+import pytest
 import torch
 
 from twotower.baselines.validation import Validation, thinned
-from twotower.data.dataset import Cases
+from twotower.chinese import in_chinese
+from twotower.data import dataset as dataset_module
+from twotower.data.dataset import Cases, Part
 from twotower.data.preparation import prepare
+from twotower.data.splits import split
 from twotower.histories import Histories
 
 
@@ -79,3 +83,36 @@ def test_many_cases_are_thinned_evenly() -> None:
     cases = cases_of(10)
     assert thinned(cases, 4).query_rows.tolist() == [0, 3, 6, 9]
     assert len(thinned(cases, 10)) == 10
+
+
+def test_with_many_items_settings_are_chosen_on_fewer_queries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As many as 600 scores allow for 3 candidates of 20 items each, but at least 4, and at most 12."""
+    rows = {"user_id": np.repeat(np.arange(30), 5), "item_id": np.arange(150) * 7 % 20}
+    table = prepare(pl.DataFrame({**rows, "timestamp": 1.6e9 + np.arange(150)})).dataset
+    for name, value in (
+        ("MOST_SCORES_OF_CHOICE", 600),
+        ("MOST_CANDIDATES", 3),
+        ("CHOICE_CASES", (4, 12)),
+    ):
+        monkeypatch.setattr(dataset_module, name, value)
+    dataset = split(table)
+    everyone = dataset.cases(Part.VALID)
+    chosen = Validation.of(dataset).cases
+    assert chosen.query_rows.tolist() == thinned(everyone, 10).query_rows.tolist()
+    note = "Settings of baselines are chosen on 10 of 30 validation queries, since there are many items."
+    assert note in dataset.notes
+    assert in_chinese(note) != note
+    for scores, expected in ((1, 4), (10_000, 12)):
+        monkeypatch.setattr(dataset_module, "MOST_SCORES_OF_CHOICE", scores)
+        assert len(Validation.of(dataset).cases) == expected
+        assert (dataset.choice_note() is None) == (expected == 12)
+
+
+def test_as_many_items_as_public_sets_have_are_not_many() -> None:
+    """Tmall has 40,727 items; no choice has more than 50 candidates."""
+    for num_items, expected in ((40_727, 2_000), (50_000, 2_000), (1_000_000, 300)):
+        items = pl.DataFrame({"item_id": np.arange(num_items)})
+        events = pl.DataFrame({"user_id": [1, 1], "item_id": [0, 1]})
+        assert prepare(events, items=items).dataset.choice_cases == expected

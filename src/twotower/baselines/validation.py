@@ -11,8 +11,6 @@ import numpy as np
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.evaluation.ranking import Scorer, mean_of
 
-_MAX_CASES = 2_000
-
 Candidate = TypeVar("Candidate", bound=Scorer)
 
 
@@ -31,8 +29,8 @@ class Validation:
 
     @classmethod
     def of(cls, dataset: Dataset) -> "Validation":
-        """Return at most 2,000 of the data set's validation cases, evenly spaced."""
-        return cls(dataset, thinned(dataset.cases(Part.VALID), _MAX_CASES))
+        """Return ``choice_cases`` of the data set's validation cases at most, evenly spaced."""
+        return cls(dataset, thinned(dataset.cases(Part.VALID), dataset.choice_cases))
 
     def quality(self, scorer: Scorer) -> float:
         """Return the scorer's NDCG@10; there must be a case.

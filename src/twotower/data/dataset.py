@@ -39,6 +39,12 @@ MOST_SCORES = 20_000_000_000
 LEAST_CASES = 10_000
 """Queries that are ranked in any case: with so many an interval is narrow."""
 
+MOST_SCORES_OF_CHOICE = 5_000_000_000
+"""Scores of a choice of a baseline's settings by validation, for the most candidates that one has."""
+MOST_CANDIDATES = 50
+CHOICE_CASES = (300, 2_000)
+"""Validation queries on which settings are chosen: at least, and at most."""
+
 KNOWN = (Part.TRAIN, Part.VALID, Part.CONTEXT)
 """Parts whose events are in a query's history when the test begins."""
 
@@ -480,6 +486,24 @@ class Dataset:
         return (
             f"{part.name.lower()}: a sample of {self.most_cases:,} of {num:,} queries is ranked, the same "
             "for every method."
+        )
+
+    @property
+    def choice_cases(self) -> int:
+        """Most validation queries on which a baseline's settings are chosen, by the catalogue's size."""
+        least, most = CHOICE_CASES
+        affordable = MOST_SCORES_OF_CHOICE // (MOST_CANDIDATES * max(1, self.num_items))
+        return min(most, max(least, affordable))
+
+    def choice_note(self) -> str | None:
+        """Return a sentence on the validation queries of such choices; None for a small catalogue."""
+        is_asked = (self.parts == Part.VALID) & self.interactions.is_positive
+        num = int((counted(self.interactions.offsets, is_asked) > 0).sum())
+        if self.choice_cases >= min(num, CHOICE_CASES[1]):
+            return None
+        return (
+            f"Settings of baselines are chosen on {self.choice_cases:,} of {num:,} validation queries, "
+            "since there are many items."
         )
 
     def share_of_new(self, part: Part) -> float:

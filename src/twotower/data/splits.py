@@ -362,6 +362,7 @@ def checked(dataset: Dataset, kind: str) -> Dataset:
             "queries: validation counts new and known queries in the shares of the test."
         )
     notes += [said for part in (Part.VALID, Part.TEST) if (said := dataset.sampled(part))]
+    notes += filter(None, [dataset.choice_note()])
     return replace(dataset, notes=(*(n for n in dataset.notes if n), *notes))
 
 
