@@ -119,7 +119,7 @@ class Race:
         """A sentence about the checkpoint of a training that was killed."""
         self._continues = False
         if (work := self.best.work) is not None:
-            self._continues = resume or not work.is_stopped
+            self._continues = resume or not here().from_first(lambda: work.is_stopped)
             if resume:
                 self.best.progress = work.load()
             elif self._continues:
