@@ -3,16 +3,21 @@
 What passes something between processes must be called by all of them, in the same order.
 """
 
+import hashlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
 from typing import Any, TypeVar, cast
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from twotower.errors import OtherProcessError, TwoTowerError
 from twotower.processes.started import is_started_by_torchrun
@@ -20,6 +25,8 @@ from twotower.processes.started import is_started_by_torchrun
 LONGEST_WAIT = timedelta(hours=12)
 """How long a process waits for the others: the first one may prepare a large table before they go on. A
 process that dies closes its connections, which the others see at once."""
+
+_START = "twotower/start"
 
 T = TypeVar("T")
 
@@ -167,8 +174,12 @@ def joined(device: torch.device) -> Iterator[Job]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, timeout=LONGEST_WAIT)
     try:
+        store, rank, size = next(rendezvous("env://", timeout=LONGEST_WAIT))
+        store = PrefixStore(_name_of_start(store, rank, size), store)
+        dist.init_process_group(
+            backend, store=store, rank=rank, world_size=size, timeout=LONGEST_WAIT
+        )
         yield here()
     except RuntimeError as error:
         if not _is_of_backend(error):
@@ -184,7 +195,34 @@ def joined(device: torch.device) -> Iterator[Job]:
 def _is_of_backend(error: RuntimeError) -> bool:
     """Return whether an error is of what passes between processes; gloo's have no type of their own."""
     is_typed = isinstance(error, getattr(dist, "DistError", ()))
-    return is_typed or "gloo" in str(error)
+    return is_typed or "gloo" in str(error).lower()
+
+
+def _name_of_start(store: Store, rank: int, size: int) -> str:
+    """Agree with all processes on a name of this start.
+
+    After a restart the store still holds the addresses of processes that have died, and the number of
+    restarts differs between machines. So each process gives a new name of its own, and the first one takes
+    them together until all have seen their own among them.
+    """
+    own = uuid4().hex
+    store.set(f"{_START}/own/{rank}", own)
+    while True:
+        if rank == 0:
+            names = [store.get(f"{_START}/own/{each}").decode() for each in range(size)]
+            store.set(f"{_START}/all", ",".join(names))
+        agreed = store.get(f"{_START}/all").decode()
+        if own in agreed:
+            store.set(f"{_START}/seen/{rank}", agreed)
+            if rank == 0:
+                seen = [store.get(f"{_START}/seen/{each}").decode() for each in range(size)]
+                if seen == [agreed] * size:
+                    store.set(f"{_START}/go", agreed)
+                    break
+            elif store.check([f"{_START}/go"]) and store.get(f"{_START}/go").decode() == agreed:
+                break
+        time.sleep(0.02)
+    return hashlib.sha256(agreed.encode()).hexdigest()[:16]
 
 
 def part() -> None:
