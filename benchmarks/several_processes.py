@@ -1,11 +1,19 @@
 """Training in several processes: is the result that of one, how fast is it, and what does its size cost?
 
-    python benchmarks/several_processes.py equal [--seeds 0,1,2] [--data movielens-100k] [--json]
+    python benchmarks/several_processes.py equal [--seeds 0,1,2] [--data movielens-100k] [--no-dropout]
+        [--json]
+    python benchmarks/several_processes.py hosts [--data movielens-100k] [--json]
     python benchmarks/several_processes.py speed [--rounds 3] [--json]
     python benchmarks/several_processes.py costs [--rows 5e4,5e6,5e7] [--dim 16] [--steps 40] [--json]
 
 ``equal`` trains the default on a public data set, in one process and in two, and compares NDCG@10 at test;
-target: at most 0.008 apart with each seed.
+target: at most 0.008 apart. Each process draws its own dropout, which is as good as another seed;
+``--no-dropout`` trains without it.
+
+``hosts`` trains a GRU on the same set with two agents of ``torchrun`` on loopback, as two machines do. One
+process is killed in the middle. Without restarts both agents must end, with the reason, within 30 seconds.
+With restarts the training must go on from its last checkpoint, and end with the figures of one that was left
+alone.
 
 ``speed`` counts examples a second of a transformer and of a pooled history on the synthetic world, in
 turns: one process with one thread, one process with two threads, two processes with one thread each.
@@ -18,6 +26,7 @@ extrapolation what 10 billion events would take.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,6 +41,7 @@ import torch
 import torch.distributed as dist
 
 from common import report
+from processes import free_port
 from public_sets import read
 from twotower.config import Config
 from twotower.data.sources.synthetic import World, WorldConfig
@@ -79,6 +89,9 @@ def equal(given: Namespace) -> None:
             for processes in (1, 2):
                 out = folder / f"model-{processes}"
                 settings = ["--set", f"training.seed={seed}"]
+                if given.no_dropout:
+                    settings += ["--set", "towers.dropout=0", "--set", "towers.id_dropout=0"]
+                    settings += ["--set", "training.precision=float32"]
                 more = ["--out", out, "--baselines", "popularity", "--json", *settings]
                 process = run(processes, 1, "-m", "twotower", "train", *tables, *more)
                 said, _ = process.communicate()
@@ -88,6 +101,81 @@ def equal(given: Namespace) -> None:
             rows.append({"seed": seed, "one": found[1], "two": found[2], "apart": apart})
             print(rows[-1], file=sys.stderr, flush=True)
     report(f"NDCG@10 on {given.data} in one process and in two", rows, as_json=given.json)
+
+
+def hosts(given: Namespace) -> None:
+    """Kill a process of one of two agents."""
+    settings = {
+        "training.solver": "gradient",
+        "training.epochs": 8,
+        "training.patience": 8,
+        "training.precision": "float32",
+        "towers.history": "gru",
+        "towers.query_id": "off",
+        "towers.question_time": "off",
+        "towers.spectral_dim": 0,
+    }
+    rows = []
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        events = read(given.data).interactions
+        assert isinstance(events, pl.DataFrame)
+        events.write_parquet(folder / "events.parquet")
+        for name, restarts, is_killed in (
+            ("left alone", 0, False),
+            ("killed", 0, True),
+            ("killed and started again", 3, True),
+        ):
+            out = folder / name
+            command = ["-m", "twotower", "train", "--interactions", folder / "events.parquet"]
+            command += ["--out", out, "--baselines", "popularity", "--json"]
+            command += [f"--set={key}={value}" for key, value in settings.items()]
+            agents = _agents(folder, command, restarts)
+            seconds = 0.0
+            if is_killed:
+                while not out.with_name(f"{name}.training").joinpath("checkpoint.pt").exists():
+                    assert all(agent.poll() is None for agent in agents)
+                    time.sleep(0.02)
+                os.kill(_children(agents[1].pid)[0], signal.SIGKILL)
+            started = time.perf_counter()
+            said = [agent.communicate() for agent in agents]
+            seconds = time.perf_counter() - started
+            figures = [each for each, _ in said if each.startswith("{")]
+            ended = [agent.returncode for agent in agents]
+            row = {"training": name, "exit codes": str(ended), "seconds after": round(seconds, 1)}
+            row["NDCG@10"] = json.loads(figures[0])["model"]["ndcg@10"] if figures else None
+            row["reason"] = "SIGKILL" if "SIGKILL" in said[1][1] else ""
+            rows.append(row)
+            print(row, file=sys.stderr, flush=True)
+    report("Two agents on loopback", rows, as_json=given.json)
+
+
+def _agents(folder: Path, command: list[Any], restarts: int) -> list[subprocess.Popen[str]]:
+    """Start two agents of torchrun, with one process each."""
+    port = free_port()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
+    meet = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "job"]
+    started = []
+    for rank in range(2):
+        agent = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"]
+        agent += ["--nproc-per-node", "1", "--node-rank", str(rank), *meet]
+        agent += ["--max-restarts", str(restarts), *map(str, command)]
+        started.append(
+            subprocess.Popen(
+                agent,
+                env=environment,
+                cwd=folder,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    return started
+
+
+def _children(process: int) -> list[int]:
+    children = Path(f"/proc/{process}/task/{process}/children").read_text(encoding="ascii")
+    return [int(child) for child in children.split()]
 
 
 def speed(given: Namespace) -> None:
@@ -241,6 +329,7 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parts = {
         "equal": equal,
+        "hosts": hosts,
         "speed": speed,
         "costs": costs,
         "steps-of-world": steps_of_world,
@@ -255,6 +344,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--history", choices=HISTORIES, default="pooled")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--no-dropout", action="store_true")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     if given.part == "costs":
