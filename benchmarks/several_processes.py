@@ -12,8 +12,8 @@ target: at most 0.008 apart. Each process draws its own dropout, which is as goo
 
 ``hosts`` trains a GRU on the same set with two agents of ``torchrun`` on loopback, as two machines do. One
 process is killed in the middle. Without restarts both agents must end, with the reason, within 30 seconds.
-With restarts the training must go on from its last checkpoint, and end with the figures of one that was left
-alone.
+With restarts the training must go on from its last checkpoint, and end with the figures of one that was
+left alone.
 
 ``speed`` counts examples a second of a transformer and of a pooled history on the synthetic world, in
 turns: one process with one thread, one process with two threads, two processes with one thread each.

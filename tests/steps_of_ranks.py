@@ -194,8 +194,11 @@ def compared(name: str) -> float:
 
 TRAININGS: dict[str, Settings] = {
     "adam": {"training": {"clip_norm": 0.05}},
-    "adagrad": {"training": {"table_optimizer": "adagrad"}, "loss": {"negatives": "hard"}},
-    "ids": {"towers": {"history_items": "ids"}},
+    "adagrad": {
+        "training": {"table_optimizer": "adagrad"},
+        "loss": {"negatives": "hard"},
+        "towers": {"history_items": "ids"},
+    },
     "separate": {"towers": {"history_items": "separate"}, "training": {"encode_size": 5}},
 }
 
@@ -344,17 +347,17 @@ def found_by(size: int, rank: int, folder: Path) -> dict[str, Any]:
     ):  # to wait for it within torch takes as much time as to compute
         time.sleep(0.05)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
-    job = jobs.here()
-    of_all = job.objects(dict(refusals(job)))
-    found: dict[str, Any] = {"refusals": of_all[0], "refusals of the second": of_all[1]}
-    found["steps"] = {name: compared(name) for name in CASES}
-    with detached():
-        found["detached"] = compared("loss softmax")
-    with local_log_q():
-        found["local log_q"] = compared("loss softmax")
-    found["trainings"] = dict(trainings())
-    found["goes on"] = going_on(folder / "model", saves=size == 2)
-    jobs.part()
+    with jobs.joined(torch.device("cpu")) as job:
+        of_all = job.objects(dict(refusals(job)))
+        found: dict[str, Any] = {"refusals": of_all[0], "refusals of the second": of_all[1]}
+        found["steps"] = {name: compared(name) for name in CASES}
+        with detached():
+            found["detached"] = compared("loss softmax")
+        with local_log_q():
+            found["local log_q"] = compared("loss softmax")
+        found["trainings"] = dict(trainings())
+        found["goes on"] = going_on(folder / "model", saves=size == 2)
+    dist.destroy_process_group()
     return found
 
 

@@ -57,7 +57,7 @@ class TestRanks:
 
     def test_whole_trainings_end_alike_with_tables_whole_and_in_rows(self, found: Found) -> None:
         trainings = found["trainings"]
-        assert len(trainings) == 8
+        assert len(trainings) == 6
         assert {name: off for name, off in trainings.items() if off > 10 * CLOSE} == {}
 
     def test_processes_with_other_settings_are_refused(self, found: Found) -> None:

@@ -148,12 +148,13 @@ class Job:
 ALONE = Job()
 """One process, without others."""
 
+_is_joined = False
 _held_apart = 0
 
 
 def here() -> Job:
-    """Return the processes that this one works with now."""
-    if _held_apart or not dist.is_available() or not dist.is_initialized():
+    """Return the processes that this one works with now: within ``joined``."""
+    if _held_apart or not _is_joined:
         return ALONE
     return Job(dist.get_rank(), dist.get_world_size())
 
@@ -166,20 +167,19 @@ def joined(device: torch.device) -> Iterator[Job]:
 
     Args:
         device: That this process computes on: tensors on a GPU pass through NCCL, others through gloo.
+
+    Raises:
+        OtherProcessError: Another process ended, or can't be reached.
     """
-    if not is_started_by_torchrun() or dist.is_initialized():
-        yield here()
+    global _is_joined
+    is_ours = not (dist.is_available() and dist.is_initialized())
+    if is_ours and not is_started_by_torchrun():
+        yield ALONE
         return
-    backend = "gloo"
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        backend = "cpu:gloo,cuda:nccl"
     try:
-        store, rank, size = next(rendezvous("env://", timeout=LONGEST_WAIT))
-        store = PrefixStore(_name_of_start(store, rank, size), store)
-        dist.init_process_group(
-            backend, store=store, rank=rank, world_size=size, timeout=LONGEST_WAIT
-        )
+        if is_ours:
+            _meet(device)
+        _is_joined = True
         yield here()
     except RuntimeError as error:
         if not _is_of_backend(error):
@@ -190,6 +190,25 @@ def joined(device: torch.device) -> Iterator[Job]:
         ) from error
     finally:
         part()
+        if is_ours and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def part() -> None:
+    """Leave the other processes: from here on, this one works alone."""
+    global _is_joined
+    _is_joined = False
+
+
+def _meet(device: torch.device) -> None:
+    """Make the group of all processes."""
+    backend = "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl"
+    store, rank, size = next(rendezvous("env://", timeout=LONGEST_WAIT))
+    store = PrefixStore(_name_of_start(store, rank, size), store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=LONGEST_WAIT)
 
 
 def _is_of_backend(error: RuntimeError) -> bool:
@@ -223,12 +242,6 @@ def _name_of_start(store: Store, rank: int, size: int) -> str:
                 break
         time.sleep(0.02)
     return hashlib.sha256(agreed.encode()).hexdigest()[:16]
-
-
-def part() -> None:
-    """Leave the other processes: from here on, this one works alone."""
-    if not here().is_alone:
-        dist.destroy_process_group()
 
 
 def leave_to_first() -> None:
