@@ -187,6 +187,27 @@ def test_a_slow_inverse_is_for_those_who_ask(
     assert list(fit_baselines(dataset, ["ease"]).scorers) == ["ease"]
 
 
+@pytest.mark.parametrize(
+    ("key", "name", "limit"),
+    [
+        ("item_knn", "ItemKNN", "item_knn._MOST_PAIRS"),
+        ("item_knn", "ItemKNN", "item_knn._MOST_BYTES"),
+        ("als", "ALS", "als._MOST_WORK"),
+    ],
+)
+def test_what_needs_too_much_is_for_those_who_ask(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, key: str, name: str, limit: str
+) -> None:
+    keys = ["popularity", key]
+    assert not fit_baselines(dataset).left_out.keys() & {key}
+    monkeypatch.setattr(f"twotower.baselines.{limit}", 1_000.0)
+    told = fit_baselines(dataset).left_out[key]
+    assert told.startswith(f"{name} takes more than ten minutes ")
+    assert told.endswith("; name it to have it all the same.")
+    assert str(in_chinese(told)).endswith("仍想要它，请写出它的名字。")
+    assert list(fit_baselines(dataset, keys).scorers) == keys
+
+
 def test_a_slow_decomposition_is_for_those_who_ask(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,6 +40,16 @@ def world(small_world: SyntheticTables) -> SyntheticTables:
     return small_world
 
 
+def test_a_large_catalogue_is_ranked_for_fewer_queries(
+    world: SyntheticTables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_of(world, {"towers": {"history": "pooled"}})
+    monkeypatch.setattr("twotower.data.dataset.CHOICE_CASES", (7, 7))
+    found = by_known_events({"model": trainer.scorer()}, trainer.dataset, Part.TEST, "ndcg@10")
+    assert found is not None
+    assert found["queries"] == 7
+
+
 def test_all_numbers_are_of_the_same_queries_and_the_same_answers_are_left_out(
     world: SyntheticTables,
 ) -> None:

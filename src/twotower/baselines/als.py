@@ -11,7 +11,7 @@ from scipy import sparse
 from twotower.baselines.history_matrices import decayed_histories, query_item_matrix
 from twotower.baselines.validation import Validation
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
-from twotower.errors import ArgumentError, check_least, check_positive
+from twotower.errors import ArgumentError, ConfigError, check_least, check_positive
 from twotower.extras import library
 from twotower.vocab import FIRST_ROW
 
@@ -20,6 +20,10 @@ _ALPHAS = (10.0, 1.0, 40.0)
 _REGULARIZATIONS = (0.1, 1.0, 10.0)
 _FACTORS = (64, 128)
 _ITERATIONS = 15
+_ROUNDS = 3  # of conjugate gradients in each
+_MOST_WORK = (
+    1.5e12  # multiplications for all settings, beside those of the events: ten minutes of a core
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +144,22 @@ def choose_als(dataset: Dataset, *, seed: int = 0) -> ALS:
     best = validation.best([best], more)
     widened = partial(fit, alpha=best.alpha, regularization=best.regularization)
     return validation.best([best], (widened(factors=factors) for factors in wider))
+
+
+def check_quick(dataset: Dataset) -> None:
+    """Refuse data with so many queries and items that ALS is only fitted on request.
+
+    Raises:
+        ConfigError: They are so many.
+    """
+    count = len(dataset.queries) + len(dataset.items)
+    narrow, *wider = _FACTORS
+    squares = (len(_ALPHAS) + len(_REGULARIZATIONS) - 1) * narrow**2 + sum(f**2 for f in wider)
+    if _ROUNDS * _ITERATIONS * count * squares > _MOST_WORK:
+        raise ConfigError(
+            f"ALS takes more than ten minutes for {count:,} queries and items; name it to have it all the "
+            "same."
+        )
 
 
 @cache

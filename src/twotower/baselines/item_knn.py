@@ -14,7 +14,7 @@ from twotower.arrays import Float32s
 from twotower.baselines import history_matrices as matrices
 from twotower.baselines.validation import Validation, half_lives
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
-from twotower.errors import ArgumentError, check_positive
+from twotower.errors import ArgumentError, ConfigError, check_positive
 from twotower.vocab import FIRST_ROW
 
 _DENSE_BYTES = 256 * 2**20  # similarities are multiplied as a dense matrix up to this size
@@ -27,6 +27,10 @@ _SHRINKAGES = (10.0, 0.0, 50.0)
 _NEIGHBOURS = (200, 50, 100, 500)
 _ALL_SHRINKAGES_ITEM_ROWS = 50_000  # above, similarities are held once, with the first shrinkage
 _ALL_NEIGHBOURS_ITEM_ROWS = 5_000  # in catalogues up to this size, keeping every neighbour is tried
+_MOST_BYTES = 4e9  # of the similarities while they are put together
+_BYTES_OF_ONE = 24
+_MOST_PAIRS = 6e10  # of events of one query: counting them takes ten minutes of a core
+_CLOSE = 3  # times as long takes a pair by its distance
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +165,25 @@ def choose_item_knn(dataset: Dataset) -> ItemKNN:
 
     best = validation.best(shrunk(life) for life in half_lives(dataset, _PAIR_HALF_LIVES))
     return validation.best(best.narrowed(count) for count in neighbours)
+
+
+def check_quick(dataset: Dataset) -> None:
+    """Refuse data that are so large that ItemKNN is only fitted on request.
+
+    Raises:
+        ConfigError: They are.
+    """
+    train = dataset.part(Part.TRAIN)
+    lengths = np.diff(train.offsets).astype(np.float64)
+    pairs = float((lengths**2).sum())
+    lives = half_lives(dataset, _PAIR_HALF_LIVES)
+    close = sum(2 * _PAIR_REACH * life for life in lives if life is not None) * len(train)
+    kept = min(pairs, float(dataset.num_items) * max(_NEIGHBOURS))
+    if pairs + _CLOSE * close > _MOST_PAIRS or _BYTES_OF_ONE * kept > _MOST_BYTES:
+        raise ConfigError(
+            f"ItemKNN takes more than ten minutes or {_MOST_BYTES / 1e9:.0f} GB for {len(train):,} events; "
+            "name it to have it all the same."
+        )
 
 
 def _similarities(

@@ -56,9 +56,9 @@ def by_known_events(
 
     Known are the most recent events, or random ones if events have no order.
 
-    All means are over the same queries, at most 1,000: those with as many events as at least 50 queries
-    have. The same items are removed from all answers, so that only the known events differ. The model does
-    not see the query's id: apart from its features, the query is new.
+    All means are over the same queries, at most 1,000, or 300 of a large catalogue: those with as many
+    events as at least 50 queries have. The same items are removed from all answers, so that only the known
+    events differ. The model does not see the query's id: apart from its features, the query is new.
 
     Args:
         scorers: All methods. Measured are the model, and the baselines that need nothing but a history.
@@ -78,7 +78,9 @@ def by_known_events(
     enough = [n for n in EVENTS if n and (lengths >= n).sum() >= LEAST_QUERIES]
     if not enough:
         return None
-    cases = thinned(cases.take(np.flatnonzero(lengths >= enough[-1])), MOST_QUERIES)
+    cases = thinned(
+        cases.take(np.flatnonzero(lengths >= enough[-1])), min(MOST_QUERIES, dataset.choice_cases)
+    )
     if not dataset.ordered:
         cases = _shuffled(cases)
     asked = {**scorers, "model": model.of_new_queries()}
