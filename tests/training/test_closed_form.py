@@ -220,8 +220,12 @@ def test_other_seeds_and_events_are_told_as_what_they_are() -> None:
     assert f"refit: the closed form is found once more, from {events}" in told.said
 
 
-def test_one_that_takes_too_long_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("twotower.baselines.spectral.is_quick", lambda *given: False)  # noqa: ARG005
+@pytest.mark.parametrize("cause", ["the vectors", "their validation"])
+def test_one_that_takes_too_long_is_not_tried(cause: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if cause == "the vectors":
+        monkeypatch.setattr("twotower.baselines.spectral._MOST_WORK", 1.0)
+    else:
+        monkeypatch.setattr("twotower.training.closed_form._MOST_SCORES", 1)
     told = Said()
     found = train(likes(), config=QUICK, baselines=[], progress=told)
     assert found.contents.config.training.solver == "gradient"

@@ -21,6 +21,7 @@ from twotower.towers.history import EVER, Bag
 from twotower.towers.model import ItemTower, QueryTower
 from twotower.towers.spectral_part import SpectralPart
 from twotower.training.choices_of_examples import text_kinds
+from twotower.training.objective import MAX_VALIDATION_CASES
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ SHARE_OF_RARE = 0.1
 figure."""
 RIDGE = 0.01
 """Penalty of the regression that predicts an item's vector, as a share of the mean square of its inputs."""
+_MOST_SCORES = 50_000_000_000
+"""Scores of the validations by which a scale is chosen: with more they take longer than minutes."""
+_VALIDATIONS = 20
 _SPECTRAL = "twotower.baselines.spectral"  # imported when it is called, since it imports scipy
 
 
@@ -103,6 +107,9 @@ def no_part(config: Config, dataset: Dataset, custom: Collection[str] = ()) -> s
 
 def is_quick(dataset: Dataset, width: int | None) -> bool:
     """Return whether the closed form of a width, or of any where that is None, takes minutes at most."""
+    num_cases = min(MAX_VALIDATION_CASES, len(dataset.cases(Part.VALID)))
+    if _VALIDATIONS * num_cases * dataset.num_items > _MOST_SCORES:
+        return False
     train = dataset.part(Part.TRAIN)
     least = min(resolved(f"{_SPECTRAL}:WIDTHS")) if width is None else width
     return bool(resolved(f"{_SPECTRAL}:is_quick")(train, least))
