@@ -21,9 +21,7 @@ _REGULARIZATIONS = (0.1, 1.0, 10.0)
 _FACTORS = (64, 128)
 _ITERATIONS = 15
 _ROUNDS = 3  # of conjugate gradients in each
-_MOST_WORK = (
-    1.5e12  # multiplications for all settings, beside those of the events: ten minutes of a core
-)
+_MOST_WORK = 3e12  # multiplications that all settings take together: ten minutes of a core
 
 
 @dataclass(frozen=True, eq=False)
