@@ -1,6 +1,6 @@
 """Events and tables -> ``Dataset``: what is decided once all of them are known."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,7 @@ BLOCK_EVENTS = 1 << 22
 """Events of whole queries that are looked at at a time."""
 HEAVY_WEIGHT = 100
 """Above so many medians, an event outweighs a hundred others, and weights are taken by their logarithm."""
+_AS_LOGARITHM = "each counts as ln(1 + weight)."
 
 
 @dataclass(frozen=True)
@@ -281,9 +282,14 @@ def _scaled(weights: Float32s, column: str, config: DataConfig, notes: list[str]
         if is_heavy:
             notes.append(
                 f"Weights in {column!r} go up to {weights.max():,.6g}, with a median of {median:,.6g}: "
-                "each counts as ln(1 + weight)."
+                f"{_AS_LOGARITHM}"
             )
     return np.log1p(weights) if scale == "log" else weights
+
+
+def was_logarithm(notes: Iterable[str]) -> bool:
+    """Return whether ``weight_scale = "auto"`` took logarithms, by the notes of the data set."""
+    return any(note.endswith(_AS_LOGARITHM) for note in notes)
 
 
 def order_of(config: DataConfig, *, has_times: bool, has_sessions: bool) -> tuple[bool, bool]:
