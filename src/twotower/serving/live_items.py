@@ -16,7 +16,7 @@ from twotower.features.dates import moments_of
 from twotower.features.forms import is_missing, read
 from twotower.features.schema import VIEW
 from twotower.serving.arguments import GivenFeatures, Id, ids_of
-from twotower.serving.bundle import Contents
+from twotower.serving.bundle import Contents, SideContents
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW, Vocabulary
 
 _MOST_PIECES = 32
@@ -71,30 +71,44 @@ class LiveIds(Vocabulary):
 
 
 def lines_of(contents: Contents, items: GivenFeatures) -> pl.DataFrame:
-    """Return items that a caller gave as rows of the items' table.
-
-    A column that a row lacks is missing, even for an item that was in the catalogue before.
+    """Return items that a caller gave as rows of the items' table; see ``lines_of_table``.
 
     Args:
         contents: The current contents.
         items: Rows with an id and columns of the table. Other columns are dropped.
+    """
+    return lines_of_table(contents.items, items, what="items", view=contents.view)
+
+
+def lines_of_table(
+    table: SideContents, items: GivenFeatures, *, what: str, view: str | None = None
+) -> pl.DataFrame:
+    """Return items or queries that a caller gave as rows of their side's table.
+
+    A column that a row lacks is missing, even for an id that was there before.
+
+    Args:
+        table: The side.
+        items: Rows with an id and columns of the table. Other columns are dropped.
+        what: Names them in messages.
+        view: The view that items belong to, if there are several.
 
     Raises:
-        ValueError: An id is missing, has another type than the catalogue's ids or is repeated, or a value
-            does not fit its column.
+        ValueError: An id is missing, has another type than the side's ids or is repeated, or a value does
+            not fit its column.
     """
-    table = contents.items
     given = items.frame
     column = table.id_column
     if column not in given.columns:
         raise ArgumentError(
-            f"items must have the column {column!r}, got {', '.join(given.columns)}."
+            f"{what} must have the column {column!r}, got {', '.join(given.columns)}."
         )
     keys = table.ids.keys_of(given[column])
     wrong = np.flatnonzero(keys.is_null().to_numpy())
     if len(wrong):
+        of = "the catalogue" if what == "items" else "the bundle"
         raise ArgumentError(
-            f"{column} must be an id like those of the catalogue ({table.ids.ids.dtype}), "
+            f"{column} must be an id like those of {of} ({table.ids.ids.dtype}), "
             f"got {given[column][int(wrong[0])]!r}."
         )
     twice = keys.filter(keys.is_duplicated())
@@ -104,9 +118,8 @@ def lines_of(contents: Contents, items: GivenFeatures) -> pl.DataFrame:
     forms = {feature.source: feature.form for feature in table.transforms.features}
     columns = {name: pl.Series(missing, dtype=dtype) for name, dtype in schema.items()}
     fixed = {column: keys.cast(schema[column])}
-    if contents.view is not None:
-        view = pl.repeat(contents.view, len(given), dtype=schema[VIEW], eager=True)
-        fixed = {VIEW: view, **fixed}
+    if view is not None:
+        fixed = {VIEW: pl.repeat(view, len(given), dtype=schema[VIEW], eager=True), **fixed}
     for name in columns:
         if name in given.columns and name not in fixed:
             columns[name] = _fitting(given[name], schema[name], forms.get(name, ""))
