@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from twotower.arrays import Floats
+from twotower.arrays import Bools, Floats
 from twotower.config import Config, ViewConfig
 from twotower.data.batches import PairBatch, PairBatches
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
@@ -72,6 +72,8 @@ class Objective:
         config: With no ``auto`` left.
         query_arrays: One array a feature over all query rows.
         popularity: ``(num_item_rows,)`` training events of each item row.
+        learnt: ``(E,)`` bool, the events that are examples of a training that goes on; the other training
+            events are in histories, and their items are negatives. None takes all.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Objective:
         config: Config,
         query_arrays: FeatureArrays,
         popularity: npt.NDArray[np.float32],
+        learnt: Bools | None = None,
     ) -> None:
         self.dataset = dataset
         self.encoding = encoding
@@ -88,6 +91,7 @@ class Objective:
         self.config = config
         self.query_arrays = query_arrays
         self.popularity = popularity
+        self.learnt = learnt
         self.valid = self._validation_cases()
         self.said: tuple[str, ...] = ()  # what ``settle`` decided
         is_among_labels = config.training.validate_among == "labels" and len(self.valid) > 0
@@ -95,6 +99,8 @@ class Objective:
         train = dataset.part(Part.TRAIN).as_learnt()
         if SAMPLERS[config.loss.negatives].needs != "impressions":
             train = replace(train, impressions=None)  # gathering what is not read takes time
+        if learnt is not None:
+            train = replace(train, is_target=train.is_positive & learnt[dataset.are_in(Part.TRAIN)])
         self.batches = self._batches_of(train)
         drawn = train.where(train.is_positive)  # what batches hold
         if LOSSES[config.loss.kind].takes_labels:
@@ -362,7 +368,10 @@ class Objective:
         log_p: LogShares = log_frequency(item_rows, num_rows)
         if loss.frequencies == "stream":
             log_p = self.stream = StreamFrequency(num_rows, device=device)
-        sampler = sampler_of(loss, torch.unique(item_rows), log_p)
+        train_items = torch.unique(item_rows)
+        if self.learnt is not None:
+            train_items = torch.from_numpy(np.unique(self.dataset.part(Part.TRAIN).item_rows))
+        sampler = sampler_of(loss, train_items.long().to(device), log_p)
         self.memory = sampler if isinstance(sampler, Memory) else None
         if isinstance(sampler, HardNegatives):
             margin = loss.hard_margin
