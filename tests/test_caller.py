@@ -27,6 +27,7 @@ def keywords() -> set[str]:
         *(getattr(twotower, name) for name in ("train", "train_views", "tune", "evaluate_bundle")),
         *(getattr(twotower.Retriever, name) for name in ("recommend", "open")),
         twotower.prepare_folder,
+        twotower.update,
         twotower.recipe,
         twotower.Config.with_settings,
         movielens.fetch,

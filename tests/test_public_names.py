@@ -31,6 +31,7 @@ PUBLIC = {
         TrainedViews
         Tuned
         TwoTowerError
+        Updated
         View
         __version__
         compare_runs
@@ -44,6 +45,7 @@ PUBLIC = {
         train
         train_views
         tune
+        update
         write_report
     """,
     "twotower.baselines": """

@@ -33,4 +33,6 @@ from twotower.training.trained import TrainedViews as TrainedViews
 from twotower.training.tune import Tuned as Tuned
 from twotower.training.tune import tune as tune
 from twotower.training.zero_shot import index_items as index_items
+from twotower.updating.call import update as update
+from twotower.updating.updated import Updated as Updated
 from twotower.version import __version__ as __version__

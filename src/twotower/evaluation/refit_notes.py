@@ -2,7 +2,8 @@
 
 ``metrics.json`` holds under ``refit`` what was learnt and for how many epochs. Of a bundle that learnt
 validation, too, the figures are its own. Of one that learnt the test there can be none: those that are
-there are of the model before.
+there are of the model before. An updated bundle is such a one, and has the figures of its last night under
+``update``.
 """
 
 from collections.abc import Mapping
@@ -34,11 +35,32 @@ def tell(figures: Figures, learnt: Learnt, epochs: int) -> None:
         figures["verdicts"] = {name: _before(said) for name, said in figures["verdicts"].items()}
 
 
+def tell_update(figures: Figures, update: Mapping[str, Any], epochs: int) -> None:
+    """Write into figures those of an update, which learnt the test events, too.
+
+    Args:
+        figures: Of the training.
+        update: Of the night.
+        epochs: Those of the training.
+    """
+    if not is_before(figures):
+        epochs = figures.get("refit", {}).get("epochs", epochs)
+        tell(figures, "all", epochs)
+    figures["update"] = dict(update)
+
+
 def note(figures: Mapping[str, Any]) -> str | None:
     """Return in a sentence of whom the figures are where there was a second training, else None."""
     learnt = learnt_of(figures)
     if learnt is None:
         return None
+    update = figures.get("update")
+    if update is not None:
+        since = "" if update["trained"] is None else f" of {update['trained'][:10]}"
+        return (
+            f"The bundle was updated {update['night']} times since its training{since}. The figures are of "
+            "the model of that day; those of the last update are its own."
+        )
     epochs = figures["refit"]["epochs"]
     how = f"trained once more, for as many epochs as validation chose ({epochs}),"
     if not epochs:
@@ -65,10 +87,12 @@ def refuse_learnt_test(figures: Mapping[str, Any], name: str) -> None:
         DataError: It did.
     """
     if is_before(figures):
+        how = f"learnt all events ({passing(refit='all')})"
+        if "update" in figures:
+            how = "was updated since its test"
         raise DataError(
-            f"the bundle {name!r} must hold test events out, got one that learnt all events "
-            f"({passing(refit='all')}); evaluate it on later events ({argument('test')}) or new sessions "
-            f"({argument('test_sessions')}), or another bundle."
+            f"the bundle {name!r} must hold test events out, got one that {how}; evaluate it on later "
+            f"events ({argument('test')}) or new sessions ({argument('test_sessions')}), or another bundle."
         )
 
 

@@ -28,6 +28,24 @@ def figures_table(figures: Mapping[str, Any]) -> Table:
     return _table(columns, title=_title(figures))
 
 
+def update_table(update: Mapping[str, Any]) -> Table:
+    """Return the figures of an update: the new model, yesterday's and popularity, one line each."""
+    names = {"model": "new model", "yesterday": "yesterday's model", "popularity": "popularity"}
+    columns = {"": list(names.values())}
+    for metric in SHOWN:
+        if metric in update["model"]:
+            columns[SHOWN[metric]] = [_say(update[name][metric]) for name in names]
+    gaps = update["differences"]
+    columns[f"new model's {SHOWN[MAIN_METRIC]} minus this one's (95 % interval)"] = [
+        "",
+        *(
+            f"{gaps[n][MAIN_METRIC][0]:+.4f} ({_ends(gaps[n][MAIN_METRIC])})"
+            for n in list(names)[1:]
+        ),
+    ]
+    return _table(columns, title=f"The last event of {update['queries']:,} queries of the day")
+
+
 def all_figures_tables(figures: Mapping[str, Any]) -> list[Table]:
     """Return every figure: a table per cut-off, then those beyond accuracy, then intervals."""
     run = _run(figures)
