@@ -23,6 +23,7 @@ COMMANDS = (
     "prepare",
     "train",
     "tune",
+    "update",
     "index",
     "evaluate",
     "report",

@@ -15,7 +15,7 @@ def command(bundle: Path, *, json: bool = False) -> None:
     Example: twotower inspect model
     """
     from twotower.evaluation.refit_notes import note as refit_note
-    from twotower.evaluation.screen import figures_table, index_note
+    from twotower.evaluation.screen import figures_table, index_note, update_table
     from twotower.serving.bundle import open_bundle
     from twotower.serving.manifest import check_bundle
 
@@ -67,6 +67,8 @@ def command(bundle: Path, *, json: bool = False) -> None:
     said = refit_note(contents.metrics)
     if said is not None:
         say(screen, said)
+    if "update" in contents.metrics:
+        screen.print(update_table(contents.metrics["update"]))
     if "index" in contents.metrics:
         say(screen, index_note(contents.metrics["index"]))
     say(screen, f"All settings: {bundle / 'config.toml'}")

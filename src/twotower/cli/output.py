@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from twotower.training.trained import Trained
+    from twotower.updating.updated import Updated
 
 _WRITERS = {".parquet": "write_parquet", ".csv": "write_csv", ".jsonl": "write_ndjson"}
 
@@ -63,6 +64,11 @@ def report_path(bundle: Path) -> Path:
     return bundle.with_name(f"{bundle.name}.report.html")
 
 
+def refused_path(bundle: Path) -> Path:
+    """Return where the report of an update stands whose bundle was not written."""
+    return report_path(bundle).with_name(f"{bundle.resolve().name}.refused.html")
+
+
 def check_report_beside(bundle: Path) -> None:
     """Refuse a bundle whose report would have no place, before the work and not after it.
 
@@ -80,7 +86,7 @@ def check_report_beside(bundle: Path) -> None:
 def write_report_beside(
     bundle: Path,
     page: Path,
-    trained: "Trained",
+    trained: "Trained | Updated",
     language: Language,
     screen: Console,
     *,

@@ -11,7 +11,16 @@ from twotower.evaluation.refit_notes import is_before
 from twotower.report.charts import SHAPES, point_map
 from twotower.report.figures_reader import Reading, number, whole
 from twotower.report.html_files import render, write_page
-from twotower.report.sections import examples, groups, methods, model, profile, training, verdict
+from twotower.report.sections import (
+    examples,
+    groups,
+    methods,
+    model,
+    profile,
+    training,
+    update,
+    verdict,
+)
 from twotower.report.svg import svg_of
 from twotower.report.wording import Say, metric_name, speaker, translated
 from twotower.serving.retriever import Bundle, Retriever
@@ -70,6 +79,9 @@ def write_report(
         headline=verdict.headline(reading, say),
         deck=verdict.deck(reading, say),
         keys=verdict.key_figures(reading, say),
+        update_lead=update.lead(reading.figures, say),
+        update_reasons=update.reasons(reading.figures, language),
+        update_table=update.table(reading.figures, say),
         methods=methods.methods_chart(reading, say) if reading.methods else None,
         methods_table=methods.methods_table(reading, say),
         all_figures=methods.all_figures_table(reading, say),

@@ -51,7 +51,9 @@ def deck(reading: Reading, say: Say) -> list[str]:
         return []
     sentences = []
     learnt, words = learnt_of(figures), figures.get("words")
-    if learnt is not None:
+    if figures.get("update"):
+        sentences.append(say("refit_updated", count=whole(figures["update"]["night"])))
+    elif learnt is not None:
         epochs = figures["refit"]["epochs"]
         how = say("refit_steps", epochs=epochs) if epochs else say("refit_without_steps")
         sentences.append(say(f"refit_{learnt}", how=how))
