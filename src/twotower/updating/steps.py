@@ -57,7 +57,8 @@ def learn(
         if len(rows[side]):
             assert encoder.id_place is not None
             ids = cast("CategoryEncoder", encoder.encoders[encoder.id_place])
-            moving = MovingRows(ids.table, torch.from_numpy(rows[side]).to(encoding.device))
+            whole = cast("nn.Embedding", ids.table)  # one process updates
+            moving = MovingRows(whole, torch.from_numpy(rows[side]).to(encoding.device))
             ids.table = moving  # type: ignore[assignment]  # it is called alike
             tables.append((ids, moving))
     moved = nn.ModuleList(moving for _, moving in tables)
