@@ -118,7 +118,7 @@ class WorkFolder:
         def load() -> Progress:
             try:
                 return Progress(**load_rows(vars(progress), model, self.path / rows))
-            except (OSError, RuntimeError, KeyError) as error:
+            except (OSError, RuntimeError, KeyError, BundleError) as error:
                 raise ConfigError(
                     f"{argument('resume')} cannot read {str(self.path / rows)!r}; remove "
                     f"{str(self.path)!r} and train from the start."
@@ -209,7 +209,7 @@ class WorkFolder:
                 self.file.unlink(missing_ok=True)
                 self.file.with_name(f"{self.file.name}.writing").unlink(missing_ok=True)
                 self._write(state, progress.log)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, BundleError) as error:
             self.remove()
             raise _unwritable(self.path, error, "nothing was left behind") from error
 
@@ -356,5 +356,5 @@ def _reason(error: BaseException | None) -> str:
     while error is not None:
         if isinstance(error, OSError) and error.strerror:
             return "the disk is full" if error.errno == errno.ENOSPC else error.strerror.lower()
-        error = error.__context__
+        error = error.__cause__ or error.__context__
     return "writing failed"

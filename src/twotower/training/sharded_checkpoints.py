@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from twotower.errors import BundleError
 from twotower.processes.job import here
 from twotower.processes.sharded_table import ShardedTable, sharded_tables, slots_of
 from twotower.training.optimizer_classes import sparse_tables
@@ -116,7 +117,7 @@ def _failures() -> Iterator[None]:
             yield
     except _checkpoint().CheckpointException as error:
         rank, (reason, _) = next(iter(error.failures.items()))
-        raise RuntimeError(f"process {rank}: {reason}") from reason
+        raise BundleError(f"process {rank} could not write or read its rows: {reason}") from reason
 
 
 def _cut_tensor(own: Tensor, shape: tuple[int, ...]) -> Any:
