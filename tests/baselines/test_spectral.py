@@ -307,6 +307,15 @@ def test_widths_that_take_long_are_not_tried(monkeypatch: pytest.MonkeyPatch) ->
     assert choose_spectral(walks()).width == 8
 
 
+def test_what_is_quick_shrinks_with_the_catalogue() -> None:
+    """Each width holds six matrices of float32: 2 GB of 500,000 items are 166 columns, 10 of them extra."""
+    num = 500_000
+    rows = np.arange(num, dtype=np.int32)
+    train = Interactions(rows, rows, np.arange(num + 1))
+    assert is_quick(train, 128)
+    assert not is_quick(train, 192)
+
+
 def test_what_is_quick_shrinks_with_the_events() -> None:
     def events(count: int) -> Interactions:
         rows = np.zeros(count, np.int8).astype(np.int32)

@@ -19,6 +19,8 @@ from twotower.vocab import FIRST_ROW
 _EXTRA = 10  # random directions beyond the width
 _NOTHING = 1e-6  # share of the largest eigenvalue below which float32 cannot tell one from 0
 _MOST_WORK = 8e10  # multiplications of the widest; all of them take ten minutes of a core there
+_MOST_BYTES = 2e9  # of the matrices of vectors that are held while settings are chosen
+_HELD = 6  # such matrices
 _DENSE = 10  # times as fast are multiplications of dense matrices
 _BLOCK_CELLS = 2**25  # of the long side's vectors that are held at once, 128 MB
 
@@ -276,7 +278,7 @@ def choose_spectral(dataset: Dataset, width: int | None = None) -> Spectral:
     NDCG@10 decides, in stages, each on a small grid: the half-life, the width, the rounds, the powers (with
     how much of the items' power is taken back), the place.
 
-    Widths that would take more than ten minutes are not tried, except the narrowest.
+    Widths that would take more than ten minutes, or 2 GB, are not tried, except the narrowest.
 
     Args:
         dataset: With a split. Without order among its events, the half-life is None.
@@ -332,7 +334,7 @@ def check_quick(dataset: Dataset) -> None:
 
 
 def is_quick(train: Interactions, width: int) -> bool:
-    """Return whether settings can be chosen at a width within ten minutes of a core.
+    """Return whether settings can be chosen at a width within ten minutes of a core, and 2 GB.
 
     Args:
         train: The training events.
@@ -341,6 +343,8 @@ def is_quick(train: Interactions, width: int) -> bool:
     width += _EXTRA
     short = min(len(train.offsets), int(train.item_rows.max(initial=0)) + 1)
     products = len(train) + short * width / _DENSE
+    if 4 * _HELD * short * width > _MOST_BYTES:
+        return False
     return 2 * (_ROUNDS[0] + 1) * width * products <= _MOST_WORK
 
 
