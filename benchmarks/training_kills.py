@@ -221,12 +221,13 @@ def main(options: Namespace) -> int:
     """Kill as often as told, print what happened, and return how often something was wrong."""
     with TemporaryDirectory() as scratch:
         campaign = Campaign(Path(scratch), options.seed)
-        again, phases = 0, [list(kind.phases) for kind in campaign.kinds]
+        again, turn, phases = 0, 0, [list(kind.phases) for kind in campaign.kinds]
         while campaign.killed.total() < options.kills:
-            turn = campaign.killed.total()
             kind, names = campaign.kinds[turn % 2], phases[turn % 2]
             campaign.reset(kind.table)
-            if campaign.kill(kind, names[turn // 2 % len(names)]) and campaign.rng.random() < 0.5:
+            first = names[turn % len(names)]
+            turn += 1
+            if campaign.kill(kind, first) and campaign.rng.random() < 0.5:
                 again += campaign.kill(kind, campaign.rng.choice(names))
             campaign.finish(kind)
             said = f"{campaign.killed.total()} kills, problems: {campaign.problems or 'none'}"
