@@ -229,7 +229,7 @@ def costs(given: Namespace) -> None:
 
 def steps_of_world(given: Namespace) -> None:
     """Train one epoch of the synthetic world; the first process prints how fast."""
-    world = World(WorldConfig(num_items=20_000, num_queries=6_000, seed=0)).generate()
+    world = World(WorldConfig(num_items=20_000, num_queries=1_500, seed=0)).generate()
     settings = {**STATED, "towers": {**STATED["towers"], **HISTORIES[given.history]}}
     settings["training"] = {**STATED["training"], "epochs": 1, "threads": given.threads}
     with joined(torch.device("cpu")) as job:
