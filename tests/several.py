@@ -1,4 +1,4 @@
-"""Starts several processes, as ``torchrun`` does and without it."""
+"""Starts several processes, and says with which environment."""
 
 import os
 import subprocess
@@ -12,15 +12,6 @@ def environment(**more: str) -> dict[str, str]:
     """Return the environment of a process with one thread, which finds what tests share."""
     one = {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1", "PYTHONPATH": str(TESTS)}
     return {**os.environ, **one, **more}
-
-
-def torchrun(*arguments: object, processes: int, **more: str) -> subprocess.CompletedProcess[str]:
-    """Run a Python file or module in several processes, on a free port."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(processes), *map(str, arguments)]
-    return subprocess.run(
-        command, env=environment(**more), capture_output=True, text=True, check=False
-    )
 
 
 def side_by_side(script: Path, folder: Path, processes: int) -> list[tuple[int, str]]:

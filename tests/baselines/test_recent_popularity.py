@@ -119,7 +119,7 @@ def test_a_case_without_a_time_is_asked_at_the_end_of_training() -> None:
 
 
 def test_cases_in_the_order_of_time_share_one_walk() -> None:
-    """So it is ranked; what is asked at an earlier time again begins anew."""
+    """Cases in ascending time are counted in one walk; an earlier time starts the count again."""
     rng = np.random.default_rng(0)
     train = interactions(rng.integers(2, 9, 60).tolist(), rng.integers(0, 30, 60).tolist())
     fitted = RecentPopularity.fit(train, 9, half_life=4.0)

@@ -1,6 +1,6 @@
 """``Job``: the processes that ``torchrun`` started for one training, seen from one of them.
 
-What passes something between processes must be called by all of them, in the same order.
+All processes must call the functions that communicate, in the same order.
 """
 
 import hashlib
@@ -76,7 +76,7 @@ class Job:
         return cast("Tensor", _Gather.apply(own, tuple(lengths), self))  # type: ignore[no-untyped-call]
 
     def all_lengths(self, own: Tensor) -> Tensor:
-        """Return ``(size, n)`` the ``(n,)`` int64 of each process."""
+        """Return the ``(n,)`` int64 of each process: ``(size, n)``."""
         found = [torch.empty_like(own) for _ in range(self.size)]
         dist.all_gather(found, own)
         return torch.stack(found)
@@ -94,7 +94,7 @@ class Job:
                 dist.broadcast(tensor, src=0)
 
     def objects(self, own: T) -> list[T]:
-        """Return what each process gives; it is pickled on the way, so no file of others may be in it."""
+        """Return the objects of all processes, in the order of their ranks; pickle carries them."""
         if self.is_alone:
             return [own]
         found: list[Any] = [None] * self.size

@@ -1,4 +1,4 @@
-"""``ShardedTable``: an embedding table of which each process keeps some rows."""
+"""``ShardedTable``: an embedding table that is cut by rows over the processes."""
 
 import math
 from collections.abc import Iterator

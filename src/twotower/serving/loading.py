@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import polars as pl
 import torch
 from torch import nn
 
@@ -13,6 +14,7 @@ from twotower.serving.bundle import NOT_AS_WRITTEN, Contents
 from twotower.towers.build import build_model
 from twotower.towers.encoding import Encoding, to_tensors
 from twotower.towers.history_encoders import HISTORY_ENCODERS
+from twotower.towers.model import TwoTower
 from twotower.vocab import FIRST_ROW
 
 
@@ -65,10 +67,25 @@ def encoding_of(
             f"the towers must be those that the bundle {str(path)!r} was trained with: {problem}"
         ) from error
     model.to(device).eval()
+    return encoding_over(
+        model, contents, None if contents.events is None else contents.events.frame, device
+    )
+
+
+def encoding_over(
+    model: TwoTower, contents: Contents, events: pl.DataFrame | None, device: torch.device
+) -> Encoding:
+    """Return a model with the features of its items and of the events of histories.
+
+    Args:
+        model: On the device.
+        contents: With the items and all fitted transforms.
+        events: What the model reads of events, a line for each; unused where it reads nothing of them.
+        device: Of the features.
+    """
     items, event_features = contents.items, None
-    if contents.events is not None:
-        of_events = contents.events.transforms.apply_to_rows(contents.events.frame)
-        event_features = to_tensors(of_events, device)
+    if contents.events is not None and events is not None:
+        event_features = to_tensors(contents.events.transforms.apply_to_rows(events), device)
     return Encoding(
         model,
         to_tensors(items.transforms.apply_to_rows(items.frame), device),

@@ -11,8 +11,9 @@ from twotower.features.schema import Side
 from twotower.features.transforms import SideTransforms
 from twotower.runtime import choose_device
 from twotower.serving.bundle import Contents
+from twotower.serving.loading import encoding_over
 from twotower.towers.build import build_model
-from twotower.towers.encoding import Encoding, evaluating, to_tensors
+from twotower.towers.encoding import Encoding, evaluating
 from twotower.towers.model import ItemTower, QueryTower, TwoTower
 from twotower.vocab import UNKNOWN_ROW, Vocabulary
 
@@ -38,18 +39,7 @@ def grown_encoding(before: Contents, grown: Contents, dataset: Dataset) -> Encod
         )
     model.load_state_dict(_with_rows(before, grown, model))
     model.to(device).eval()
-    events = None
-    if event_transforms is not None:
-        events = to_tensors(event_transforms.apply_to_rows(dataset.event_columns), device)
-    items = grown.items
-    encoding = Encoding(
-        model,
-        to_tensors(items.transforms.apply_to_rows(items.frame), device),
-        grown.queries.transforms,
-        grown.config.towers.events_read,
-        device,
-        events,
-    )
+    encoding = encoding_over(model, grown, dataset.event_columns, device)
     predict_closed_form(encoding, before)
     return encoding
 
