@@ -39,7 +39,7 @@ def test_the_commands_of_the_page_work_one_after_the_other(folder: Path) -> None
         said.append(outcome.out)
     assert "The bundle is at model-tomorrow." in said[0]
     assert (folder / "model-tomorrow.report.html").is_file()
-    assert "The bundle was updated 1 times since its training" in said[1]
+    assert "This is update 1 of the bundle since its training" in said[1]
     assert "yesterday's model" in said[1]
     assert "Update 2:" in said[2]
     assert "Expired: 0 items" in said[2]

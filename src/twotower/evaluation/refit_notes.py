@@ -58,7 +58,7 @@ def note(figures: Mapping[str, Any]) -> str | None:
     if update is not None:
         since = "" if update["trained"] is None else f" of {update['trained'][:10]}"
         return (
-            f"The bundle was updated {update['night']} times since its training{since}. The figures are of "
+            f"This is update {update['night']} of the bundle since its training{since}. The figures are of "
             "the model of that day; those of the last update are its own."
         )
     epochs = figures["refit"]["epochs"]
