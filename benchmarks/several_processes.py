@@ -20,8 +20,8 @@ turns: one process with one thread, one process with two threads, two processes 
 
 ``costs`` trains steps of a pooled history with so many items and as many queries, each id with a vector of
 its own, in one process and in two. It reports examples a second, the peak of anonymous memory of a process
-(sampled from ``/proc``, so that this runs on Linux alone), the bytes that a process sends and keeps, and by
-extrapolation what 10 billion events would take.
+(sampled from ``/proc``, so that this runs on Linux alone), and the bytes that a process sends and keeps. The
+events are in a prepared folder under ``benchmarks/out/``, which is mapped and not loaded.
 """
 
 import json
@@ -40,7 +40,7 @@ import polars as pl
 import torch
 import torch.distributed as dist
 
-from common import report
+from common import OUT, report
 from processes import free_port
 from public_sets import read
 from twotower.config import Config
@@ -205,8 +205,9 @@ def costs(given: Namespace) -> None:
     """Measure what the number of rows costs."""
     rows = []
     for num_rows in (int(float(text)) for text in given.rows.split(",")):
+        prepared = prepared_rows(num_rows, OUT / "several_processes")
         for processes in (1, 2):
-            more = ("--rows", num_rows, "--dim", given.dim, "--steps", given.steps)
+            more = ("--prepared", prepared, "--dim", given.dim, "--steps", given.steps)
             process = run(processes, 1, __file__, "steps-of-rows", *more)
             said, _ = process.communicate()
             assert process.returncode == 0
@@ -227,6 +228,19 @@ def costs(given: Namespace) -> None:
     report(f"Steps of {BATCH} examples, width {given.dim}", rows, as_json=given.json)
 
 
+def prepared_rows(num: int, folder: Path) -> Path:
+    """Return a prepared folder of events of so many items and as many queries; made where it is not there."""
+    prepared, table = folder / f"data-{num}", folder / f"events-{num}.parquet"
+    if not prepared.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        rng, num_events = np.random.default_rng(0), max(LEAST_EVENTS, num)
+        columns = {side: rng.permutation(num_events) % num for side in ("user", "item")}
+        pl.DataFrame({**columns, "timestamp": np.arange(num_events) * 60}).write_parquet(table)
+        run(1, 1, "-m", "twotower", "prepare", "--interactions", table, "--out", prepared).communicate()
+        table.unlink()
+    return prepared
+
+
 def steps_of_world(given: Namespace) -> None:
     """Train one epoch of the synthetic world; the first process prints how fast."""
     world = World(WorldConfig(num_items=20_000, num_queries=1_500, seed=0)).generate()
@@ -242,21 +256,11 @@ def steps_of_world(given: Namespace) -> None:
 
 def steps_of_rows(given: Namespace) -> None:
     """Train some steps on a table with so many ids; the first process prints what they cost."""
-    rng = np.random.default_rng(0)
-    num, num_events = given.rows, max(LEAST_EVENTS, given.rows)
-    frame = pl.DataFrame(
-        {
-            "user": rng.permutation(num_events) % num,
-            "item": rng.permutation(num_events) % num,
-            "timestamp": np.arange(num_events) * 60,
-        }
-    )
     settings = {**STATED, "towers": {**STATED["towers"], "history": "pooled", "dim": given.dim}}
     settings["features"] = {"min_count": 1}
     settings["split"] = {"kind": "random", "test_fraction": 1e-4, "valid_fraction": 1e-4}
     with joined(torch.device("cpu")) as job:
-        task = Task.of(frame, config=Config.from_dict(settings))
-        del frame
+        task = Task.of(given.prepared, config=Config.from_dict(settings))
         trainer = Trainer(task.dataset, task.sides, resolve(task.config, task.dataset)[0])
         torch.set_num_threads(1)
         sent = _count_sent()
@@ -339,7 +343,8 @@ def main() -> None:
     parser.add_argument("--data", default="movielens-100k")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rows", type=lambda text: text if "," in text else int(float(text)))
+    parser.add_argument("--rows", default="5e4,5e6,5e7")
+    parser.add_argument("--prepared", type=Path)
     parser.add_argument("--dim", type=int, default=16)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--history", choices=HISTORIES, default="pooled")
@@ -347,8 +352,6 @@ def main() -> None:
     parser.add_argument("--no-dropout", action="store_true")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    if given.part == "costs":
-        given.rows = str(given.rows or "5e4,5e6,5e7")
     parts[given.part](given)
 
 
