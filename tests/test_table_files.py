@@ -6,6 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from twotower.data.input_files import read_files
 from twotower.errors import DataError
 from twotower.table_files import (
     NO_VALUE,
@@ -84,7 +85,7 @@ class TestLinks:
     def test_parquet_is_known_by_its_bytes(self, tmp_path: Path) -> None:
         for name in ("a.parquet", "b.pq", "c"):
             table(1).write_parquet(tmp_path / name)
-        (tmp_path / "notes.parquet").write_text("x")
+        (tmp_path / "notes").write_text("x")
         assert [Path(file.path).name for file in table_files(tmp_path)] == [
             "a.parquet",
             "b.pq",
@@ -152,3 +153,12 @@ def test_where_there_is_parquet_nothing_else_is_read(days: Path) -> None:
     for file in table_files(days):
         Path(file.path).unlink()
     assert [Path(file.path).name for file in table_files(days)] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0" * 64], ids=["empty", "zeros"])
+def test_a_damaged_file_is_not_passed_over(days: Path, damage: bytes) -> None:
+    good = next(days.rglob("*.parquet"))
+    (good.parent / "z.parquet").write_bytes(damage)
+    assert str(good.parent / "z.parquet") in {each.path for each in table_files(days)}
+    with pytest.raises(DataError, match=r"z\.parquet"):
+        read_files(days)

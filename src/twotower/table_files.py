@@ -128,7 +128,8 @@ def table_files(source: str | Path, *, what: str = "interactions") -> tuple[Tabl
         raise DataError(f"{what} must have a name in UTF-8, got {shown(path)!r}; rename the file.")
     if _is_folder(path):
         root, found = _root_of(path), sorted(_files_below(path))
-        found = [each for each in found if _is_parquet(each)] or found
+        # A damaged file is not passed over: whoever reads it says so.
+        found = [each for each in found if each.suffix == ".parquet" or _is_parquet(each)] or found
     elif _is_pattern(text):
         root = _root_of(Path(*_before_pattern(path)))
         found = sorted(Path(each) for each in glob(str(path), recursive=True))  # noqa: PTH207 - absolute too
