@@ -51,6 +51,8 @@ class TestBlocks:
             (tmp_path / name).touch()
         with pytest.raises(DataError, match="items must be a table, got the prepared folder"):
             read_files(tmp_path, what="items")
+        with pytest.raises(DataError, match="pass the files that it was made of"):
+            read_files(tmp_path)
 
     def test_a_damaged_file_is_named(self, tmp_path: Path) -> None:
         path = tmp_path / "x.parquet"

@@ -89,9 +89,12 @@ def files_of(source: str | Path, *, what: str = "interactions") -> tuple[TableFi
         DataError: There is none, or an object store does not answer.
     """
     if is_prepared(source):
-        raise DataError(
-            f"{what} must be a table, got the prepared folder '{source}'; give it as interactions, alone."
+        advice = (
+            "pass the files that it was made of"
+            if what == "interactions"
+            else "give it as interactions, alone"
         )
+        raise DataError(f"{what} must be a table, got the prepared folder '{source}'; {advice}.")
     with reading(f"{what} {address_of(source)!r}", None):
         return table_files(source, what=what)
 
