@@ -20,6 +20,6 @@ twotower update "$models/current" "$@"
 if [ -n "$server" ]; then
   curl --fail --silent --show-error -X PUT "$server/model" \
     -H "authorization: Bearer $TWOTOWER_TOKEN" -H 'content-type: application/json' \
-    -d "{\"path\": \"$models/$new\"}"
+    -d "{\"path\": \"$models/$new\"}" || exit 1 # curl has a 2 and a 3 of its own
 fi
 ln -sfn "$new" "$models/current"

@@ -89,3 +89,15 @@ def test_the_script_updates_the_newest_bundle(folder: Path) -> None:
     new = (folder / "current").resolve()
     assert new.name != "model"
     assert json.loads((new / "metrics.json").read_text(encoding="utf-8"))["update"]["night"] == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it is a script of a shell")
+def test_a_server_that_does_not_answer_is_tried_again(folder: Path) -> None:
+    """curl ends with 3 for an address that is none; 3 of the script is a day that was refused."""
+    (folder / "current").symlink_to("model")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command = ["sh", str(ROOT / "examples" / "every_night.sh"), str(folder), "today.parquet"]
+    env = {**os.environ, "PATH": path, "TWOTOWER_TOKEN": "t"}
+    ended = subprocess.run([*command, "http://[::"], cwd=folder, env=env, check=False)
+    assert ended.returncode == 1
+    assert (folder / "current").resolve().name == "model"
