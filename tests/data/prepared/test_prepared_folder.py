@@ -234,6 +234,27 @@ def by_id(dataset: Dataset) -> dict[str, list[tuple[Any, float]]]:
     return found
 
 
+class TestManyFiles:
+    def test_pieces_need_not_all_be_open(self, tmp_path: Path) -> None:
+        frame, folder = events(), tmp_path / "events"
+        folder.mkdir()
+        for place in range(100):
+            frame[place * 3 : place * 3 + 3].write_parquet(folder / f"{place:03}.parquet")
+        used = max(map(int, os.listdir("/proc/self/fd")))  # noqa: PTH208 - names alone
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + 50, hard))
+        try:
+            prepare_folder(folder, out=tmp_path / "data")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert by_id(open_prepared(tmp_path / "data").dataset) == by_id(prepare(frame).dataset)
+
+    def test_no_piece_is_lost_from_the_file_100_000_on(self) -> None:
+        names = ("100000-00000", "99999-100000", "99999-00000")
+        found = [folder.name for folder in pieces.in_order(map(Path, names))]
+        assert found == ["99999-00000", "99999-100000", "100000-00000"]
+
+
 class TestAppend:
     @pytest.fixture
     def days(self, tmp_path: Path) -> list[Path]:
@@ -253,6 +274,32 @@ class TestAppend:
         for before, after in zip(first.sides.values(), grown.sides.values(), strict=True):
             assert after.ids.ids[: len(before)].equals(before.ids.ids)
         assert len(grown.queries) > len(first.queries)
+
+    def test_other_columns_of_a_later_day_are_read_by_groups_of_rows(
+        self, tmp_path: Path, days: list[Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pieces, "MERGED_EVENTS", 1000)
+        monkeypatch.setattr(pieces, "GROUP_ROWS", 16)
+        prepare_folder(days[0], out=tmp_path / "data")
+        prepare_folder(days[1], out=tmp_path / "data", append=True)
+        prepare_folder(days[2], out=tmp_path / "data", append=True)
+        slices: list[tuple[int, int]] = []
+        collect = pl.LazyFrame.collect
+
+        def seen(frame: pl.LazyFrame, **options: Any) -> pl.DataFrame:
+            found: pl.DataFrame = collect(frame, **options)
+            slices.append(found.shape)
+            return found
+
+        monkeypatch.setattr(pl.LazyFrame, "collect", seen)
+        table = read_prepared(tmp_path / "data")
+        heights = [rows for rows, width in slices if width > 1]
+        # The first day is in the order of the merge, and the table is read whole at the end.
+        assert sorted(heights)[-2:] == [EVENTS // 3, EVENTS]
+        assert max(sorted(heights)[:-2]) == 16
+        columns = [name for name in table.columns if name != "day"]
+        rows = table.select(sorted(columns)).rows()
+        assert sorted(rows) == sorted(events().select(sorted(columns)).rows())
 
     def test_the_old_partition_is_not_written_again(self, tmp_path: Path, days: list[Path]) -> None:
         prepare_folder(days[0], out=tmp_path / "data")
@@ -405,6 +452,22 @@ class TestAppend:
             prepare_folder(
                 days[0], items=tmp_path / "items.parquet", out=tmp_path / "data", append=True
             )
+
+    def test_columns_of_a_side_keep_to_types_that_go_together(
+        self, tmp_path: Path, days: list[Path]
+    ) -> None:
+        data, tables = tmp_path / "data", [tmp_path / f"{place}.parquet" for place in range(3)]
+        tagged = items().with_columns(tags=pl.concat_list("title"), price=1.5)
+        for table, changes in zip(tables, ({}, {"price": "2"}, {"tags": "a"}), strict=True):
+            tagged.with_columns(**{k: pl.lit(v) for k, v in changes.items()}).write_parquet(table)
+        prepare_folder(days[0], items=tables[0], out=data)
+        prepare_folder(days[1], items=tables[1], out=data, append=True)
+        before = tree_of(data)
+        with pytest.raises(DataError, match=r"items must have 'tags' of the type .* got String"):
+            prepare_folder(days[2], items=tables[2], out=data, append=True)
+        assert tree_of(data) == before
+        found = open_prepared(data).dataset.items.frame
+        assert found.filter(pl.col("item_id") == 7)["price"].to_list() == ["2"]
 
     @pytest.mark.parametrize("first_type", [pl.String, pl.Int64])
     def test_types_of_ids_are_those_of_the_first_partition(

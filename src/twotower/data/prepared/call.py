@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from polars.exceptions import PolarsError
 
 from twotower.config import DataConfig, FeaturesConfig
 from twotower.data.assembly import check_catalogue, check_positives, check_shared, side_table
@@ -44,7 +45,7 @@ from twotower.data.prepared.manifest import (
     read_manifest,
     write_manifest,
 )
-from twotower.data.prepared.pieces import all_ids, merge_pieces, piece_of, write_piece
+from twotower.data.prepared.pieces import all_ids, in_order, merge_pieces, piece_of, write_piece
 from twotower.data.refusal import after_rows
 from twotower.data.split_files import PARTS
 from twotower.data.tables import Table
@@ -240,13 +241,13 @@ class Call:
             tell: Is told how it goes.
         """
         manifest, roles = self.manifest, self.manifest.reader.roles
-        own = self._own_ids()
+        own = self._own_ids(out if self.is_append else None)
         pieces = work / "pieces"
         pieces.mkdir(exist_ok=True)
         counts = _Counts()
 
         def done(number: int) -> int:
-            return len(list(pieces.glob(f"{number:05}-?????")))
+            return len(list(pieces.glob(f"{number:05}-*")))
 
         for number, each in enumerate(self.files):
             for place in range(done(number)):
@@ -263,7 +264,7 @@ class Call:
             return manifest  # files without a row
         check_rows(counts.events, sum(counts.rows.values()))
         tell("sorting")
-        folders = sorted(pieces.glob("?????-?????"))
+        folders = in_order(pieces.glob("*-*"))
         partition = work / f"{len(manifest.partitions):04}"
         shutil.rmtree(partition, ignore_errors=True)  # half of a merge that was killed
         first = out / manifest.partitions[0].name if self.is_append else None
@@ -300,18 +301,41 @@ class Call:
             "is_session": np.full(num, part.endswith("_sessions")),
         }
 
-    def _own_ids(self) -> dict[str, list[pl.Series]]:
-        """Return the ids of each side's table, which is checked before the events are read."""
+    def _own_ids(self, out: Path | None = None) -> dict[str, list[pl.Series]]:
+        """Return the ids of each side's table, which is checked before the events are read.
+
+        Args:
+            out: The folder whose tables they are added to, if there is one.
+        """
         reader = self.manifest.reader
         own: dict[str, list[pl.Series]] = {}
         for side, role in (("query", Role.QUERY), ("item", Role.ITEM)):
             own[side] = []
             if side in self.given.sides:
                 column = getattr(reader.roles, side)
-                table = self.given.sides[side]
-                found = side_table(table, column, role, reader.config, self.given.features)
+                frame = read_files(self.given.sides[side], what=_WHAT[side])
+                found = side_table(frame, column, role, reader.config, self.given.features)
+                if out is not None:
+                    self._check_types(side, frame.drop(found.key), out)
                 own[side].append(found.ids)
         return own
+
+    def _check_types(self, side: str, frame: pl.DataFrame, out: Path) -> None:
+        """Refuse a table of a side whose columns cannot follow those that the folder holds.
+
+        Raises:
+            DataError: A column has another type.
+        """
+        for partition in self.manifest.partitions:
+            if side not in partition.sides:
+                continue
+            before = pl.read_parquet_schema(out / partition.name / f"{side}_table.parquet")
+            for name, dtype in frame.schema.items():
+                if not _go_together(before.get(name, dtype), dtype):
+                    raise DataError(
+                        f"{_WHAT[side]} must have {name!r} of the type that it has in the prepared folder, "
+                        f"{before[name]}, got {dtype}; write the column alike, or prepare all files anew."
+                    )
 
     def _check_shared(
         self, own: Mapping[str, Sequence[pl.Series]], seen: Mapping[str, pl.Series]
@@ -369,6 +393,18 @@ def _add(partition: Path, out: Path, manifest: Manifest) -> None:
         shutil.rmtree(place, ignore_errors=True)
         (out / f"{MANIFEST}.writing").unlink(missing_ok=True)
         raise
+
+
+def _go_together(one: pl.DataType, other: pl.DataType) -> bool:
+    """Return whether columns of two types become one: numbers and text do, lists and text do not."""
+    if pl.Null in (one, other):
+        return True
+    frames = [pl.DataFrame(schema={"column": dtype}) for dtype in (one, other)]
+    try:
+        pl.concat(frames, how="diagonal_relaxed")
+    except PolarsError:
+        return False
+    return one.is_nested() == other.is_nested()
 
 
 def _no_ids() -> pl.Series:

@@ -4,9 +4,11 @@ The sort is external: each piece is sorted in memory, and the merge goes through
 million events at a time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import reduce
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import polars as pl
 from twotower.arrays import Ints, Rows
 from twotower.data.dataset import Interactions, query_blocks, sorted_events
 from twotower.data.event_reader import EventBlock
-from twotower.data.events_on_disk import open_events, save_events
+from twotower.data.events_on_disk import save_events
 from twotower.data.mapped import ColumnFile
 from twotower.vocab import Vocabulary
 
@@ -95,6 +97,11 @@ def write_piece(piece: Piece, folder: Path) -> None:
         _write_frame(piece.frame, folder, 0)
 
 
+def in_order(folders: Iterable[Path]) -> list[Path]:
+    """Return folders of pieces, named by the numbers of file and block, in the order of their rows."""
+    return sorted(folders, key=lambda folder: tuple(map(int, folder.name.split("-"))))
+
+
 def read_ids(folder: Path, side: str) -> Vocabulary:
     """Return the vocabulary of one side of a piece."""
     return Vocabulary(pl.read_parquet(folder / f"{side}_ids.parquet").to_series())
@@ -102,17 +109,20 @@ def read_ids(folder: Path, side: str) -> Vocabulary:
 
 def all_ids(folders: Sequence[Path], side: str, more: Sequence[pl.Series] = ()) -> pl.Series:
     """Return the ids of all pieces and ``more`` of them, each once and sorted."""
-    found: pl.DataFrame | None = None
     pieces = (pl.read_parquet(folder / f"{side}_ids.parquet") for folder in folders)
-    for ids in (*pieces, *(series.rename("id").to_frame() for series in more)):
-        ids = ids.sort("id")
-        if found is None:
-            found = ids.unique(maintain_order=True)
-            continue
-        found = found.merge_sorted(ids, key="id")
-        found = found.filter(pl.col("id").ne_missing(pl.col("id").shift(1)))
-    assert found is not None
-    return found.to_series()
+    merged: list[pl.DataFrame] = []
+    for ids in chain(pieces, (series.rename("id").to_frame() for series in more)):
+        merged.append(ids.sort("id").unique(maintain_order=True))
+        # Only ids of similar number are merged, so that many small pieces do not each pass over all ids.
+        while len(merged) > 1 and len(merged[-2]) <= len(merged[-1]):
+            merged[-2:] = [_union(*merged[-2:])]
+    return reduce(_union, reversed(merged)).to_series()
+
+
+def _union(one: pl.DataFrame, other: pl.DataFrame) -> pl.DataFrame:
+    """Return the ids of two sorted columns, each once and sorted."""
+    found = one.merge_sorted(other, key="id")
+    return found.filter(pl.col("id").ne_missing(pl.col("id").shift(1)))
 
 
 def merge_pieces(
@@ -141,15 +151,15 @@ def merge_pieces(
     sources = [_Source.of(folder, query_ids, item_ids) for folder in folders]
     lengths = np.zeros(query_ids.num_rows, np.int64)
     for source in sources:
-        lengths[source.query_map] += np.diff(source.events.offsets)
+        lengths[source.query_map] += np.diff(source.column("offsets"))
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
     (out / "events").mkdir()
     np.save(out / "events" / "offsets.npy", offsets)
     num = int(offsets[-1])
     first = sources[0]
-    names = [name for name in _COLUMNS if getattr(first.events, name) is not None]
+    names = [name for name in _COLUMNS if first.path_of(name).exists()]
     columns = [("item_rows", out / "events"), *((name, out / "events") for name in names)]
-    columns += [(name, out) for name in first.given]
+    columns += [(name, out) for name in open_given(first.folder)]
     with ExitStack() as stack:
 
         def opened(name: str, folder: Path, dtype: npt.DTypeLike) -> ColumnFile:
@@ -175,62 +185,75 @@ def merge_pieces(
 
 @dataclass(frozen=True, eq=False)
 class _Source:
-    """A piece that is merged, without its ids: what its rows become."""
+    """A piece that is merged: what its rows become. Its columns are read from its folder.
 
+    Each read opens a file and closes it. A mapped file counts as an open one, of which a process may often
+    have 1,024, and a table of many files has many pieces.
+    """
+
+    folder: Path
     query_map: Rows
     item_map: Rows
     by_query: Ints | None
-    events: Interactions
-    given: dict[str, npt.NDArray[Any]]
-    frame: pl.LazyFrame | pl.DataFrame | None
+    frame: pl.LazyFrame | None
 
     @classmethod
     def of(cls, folder: Path, query_ids: Vocabulary, item_ids: Vocabulary) -> "_Source":
         query_map = query_ids.rows_of_all(read_ids(folder, "query").ids)
         item_map = item_ids.rows_of_all(read_ids(folder, "item").ids)
         by_query: Ints | None = None
-        frame: pl.LazyFrame | pl.DataFrame | None = scan_columns(folder)
         if not (np.diff(query_map) > 0).all():  # a later partition, whose new queries come last
             by_query = np.argsort(query_map)
-            frame = None if frame is None else frame.lazy().collect()
-        events = open_events(folder / "events")
-        return cls(query_map, item_map, by_query, events, open_given(folder), frame)
+        return cls(folder, query_map, item_map, by_query, scan_columns(folder))
+
+    def path_of(self, name: str) -> Path:
+        """Return the file of a column of the events, which need not exist."""
+        return self.folder / "events" / f"{name}.npy"
 
     def column(self, name: str) -> npt.NDArray[Any]:
-        """Return a column by its name."""
-        found: npt.NDArray[Any] = (
-            self.given[name] if name in self.given else getattr(self.events, name)
+        """Return a column by its name, mapped."""
+        path = self.path_of(name)
+        found: npt.NDArray[Any] = np.load(
+            path if path.exists() else self.folder / path.name, mmap_mode="r"
         )
         return found
 
     def values(self, name: str, places: Ints | slice) -> npt.NDArray[Any]:
         """Return a column of some events; items have their new rows."""
-        values = np.asarray(self.column(name)[places])
+        values = np.array(self.column(name)[places])  # a copy, which holds no file open
         return self.item_map[values] if name == "item_rows" else values
 
     def rows(self, places: Ints | slice) -> pl.DataFrame:
-        """Return the other columns of events."""
-        if isinstance(self.frame, pl.DataFrame):
-            return self.frame[places]
+        """Return the other columns of events; scattered ones are read by groups of rows."""
         assert self.frame is not None
-        assert isinstance(places, slice)
-        return self.frame.slice(places.start, places.stop - places.start).collect()
+        if isinstance(places, slice):
+            return self.frame.slice(places.start, places.stop - places.start).collect()
+        order = np.argsort(places)
+        ascending = places[order]
+        found = [self.frame.head(0).collect()]
+        for group in np.unique(ascending // GROUP_ROWS).tolist():
+            start = group * GROUP_ROWS
+            low, high = np.searchsorted(ascending, [start, start + GROUP_ROWS])
+            rows = self.frame.slice(start, GROUP_ROWS).collect()
+            found.append(rows[ascending[low:high] - start])
+        return pl.concat(found)[np.argsort(order)]
 
     def slice(self, low: int, high: int) -> tuple[Rows, Ints | slice]:
         """Return the new query rows from ``low`` to ``high`` of events, and where these events stand."""
+        offsets = self.column("offsets")
         if self.by_query is None:
             first, last = np.searchsorted(self.query_map, [low, high])
-            start, end = self.events.offsets[first], self.events.offsets[last]
-            lengths = np.diff(self.events.offsets[first : last + 1])
-            return np.repeat(self.query_map[first:last], lengths), slice(int(start), int(end))
+            lengths = np.diff(offsets[first : last + 1])
+            places = slice(int(offsets[first]), int(offsets[last]))
+            return np.repeat(self.query_map[first:last], lengths), places
         keys = self.query_map[self.by_query]
         first, last = np.searchsorted(keys, [low, high])
         own = self.by_query[first:last]
-        starts = self.events.offsets[own]
-        lengths = self.events.offsets[own + 1] - starts
+        starts = offsets[own]
+        lengths = offsets[own + 1] - starts
         ends = np.cumsum(lengths)
-        places = np.arange(int(lengths.sum())) + np.repeat(starts - (ends - lengths), lengths)
-        return np.repeat(keys[first:last], lengths), places
+        scattered = np.arange(int(lengths.sum())) + np.repeat(starts - (ends - lengths), lengths)
+        return np.repeat(keys[first:last], lengths), np.asarray(scattered)
 
 
 def open_given(folder: Path) -> dict[str, npt.NDArray[Any]]:
