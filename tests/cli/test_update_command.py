@@ -56,7 +56,7 @@ def test_a_refused_day_ends_with_3_and_writes_a_report_alone(folder: Path) -> No
     assert reason.startswith("Today's events do not fit their queries")
     assert not (folder / "new").exists()
     page = (folder / "new.refused.html").read_text(encoding="utf-8")
-    assert "The check refused this model." in page
+    assert "<h1>The check refused update 1</h1>" in page
     assert run_command((*command, "--force"), folder).code == 0
     assert (folder / "new" / "manifest.json").is_file()
     assert not (folder / "new.refused.html").exists()

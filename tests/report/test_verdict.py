@@ -197,3 +197,15 @@ def test_every_setting_of_a_baseline_has_a_name() -> None:
 
 def test_the_line_of_every_baseline_has_its_own_dashes() -> None:
     assert len(set(charts._DASHES)) > len(BASELINES)
+
+
+def test_a_refused_update_is_the_headline() -> None:
+    told = reading(0.015, 0.021, 0.027).figures
+    found = Reading({**told, "update": {"night": 3, "reasons": ["It is worse."]}})
+    assert headline(found, EN) == "The check refused update 3"
+    assert headline(found, ZH) == "第 3 次更新未通过检查"
+    assert "The model beats EASE with decay by 0.021 NDCG@10." in deck(found, EN)
+    assert key_figures(found, EN) == []
+    passed = Reading({**told, "update": {"night": 3, "reasons": []}})
+    assert headline(passed, EN) == "The model beats EASE with decay by 0.021 NDCG@10"
+    assert key_figures(passed, EN)

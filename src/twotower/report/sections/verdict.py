@@ -1,6 +1,7 @@
 """The verdict as a headline, the figures that stand under it, and how they were measured."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from twotower.evaluation.refit_notes import is_before, learnt_of
 from twotower.report.figures_reader import Reading, number, surely, telling, whole
@@ -20,12 +21,26 @@ class KeyFigure(NamedTuple):
 
 
 def headline(reading: Reading, say: Say) -> str:
-    """Return the verdict in a line, without a full stop: built from the numbers, in any language."""
-    said = _headline(reading, say)
+    """Return the verdict in a line, without a full stop: built from the numbers, in any language.
+
+    If the check refused the last update, the line says so: the figures are of another model.
+    """
+    if is_refused(reading.figures):
+        return say("update_refused", count=whole(reading.figures["update"]["night"]))
+    return _of_test(reading, say)
+
+
+def is_refused(figures: Mapping[str, Any]) -> bool:
+    """Return whether the check refused the last update."""
+    return bool((figures.get("update") or {}).get("reasons"))
+
+
+def _of_test(reading: Reading, say: Say) -> str:
+    said = _compared(reading, say)
     return say("before", said=said) if is_before(reading.figures) else said
 
 
-def _headline(reading: Reading, say: Say) -> str:
+def _compared(reading: Reading, say: Say) -> str:
     metric, strongest = reading.metric, reading.strongest
     if metric is None:
         return say("no_figures")
@@ -53,6 +68,8 @@ def deck(reading: Reading, say: Say) -> list[str]:
     learnt, words = learnt_of(figures), figures.get("words")
     if figures.get("update"):
         sentences.append(say("refit_updated", count=whole(figures["update"]["night"])))
+        if is_refused(figures):
+            sentences.append(say("sentence", said=_of_test(reading, say)))
     elif learnt is not None:
         epochs = figures["refit"]["epochs"]
         how = say("refit_steps", epochs=epochs) if epochs else say("refit_without_steps")
@@ -88,7 +105,12 @@ def _how_sure(reading: Reading, metric: str, strongest: str, say: Say) -> str:
 
 
 def key_figures(reading: Reading, say: Say) -> list[KeyFigure]:
-    """Return three figures of the model, each beside the strongest baseline's."""
+    """Return three figures of the model, each beside the strongest baseline's.
+
+    There are none for a refused update, whose figures are in the table of its check.
+    """
+    if is_refused(reading.figures):
+        return []
     subject, strongest = reading.subject, reading.strongest
     metrics = [m for m in _KEY_METRICS if reading.value(subject, m) is not None]
     metrics += [m for m in reading.figures.get(subject) or () if m not in metrics]
