@@ -277,6 +277,12 @@ class TestExpiry:
         after = night(some, interactions=back, expire_days=20)
         assert not after.contents.gone[after.contents.items.ids.rows_of([item])[0]]
 
+    def test_one_time_in_the_future_does_not_drop_everything(self, two: tuple[Any, Any]) -> None:
+        late = shop(2).head(1).with_columns(pl.col("timestamp") + 2_000 * DAY)
+        day = pl.concat([shop(2), late])
+        with pytest.raises(DataError, match=r"got 1\d\d of 1\d\d new events before that.* 2029-"):
+            night(two[0].path, interactions=day, expire_days=180)
+
     def test_what_must_not_be(self, two: tuple[Any, Any]) -> None:
         with pytest.raises(ArgumentError, match="expire_days must be above 0, got 0"):
             night(two[0].path, 2, expire_days=0)

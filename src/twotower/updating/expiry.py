@@ -7,7 +7,7 @@ import polars as pl
 
 from twotower.arrays import Floats, Rows
 from twotower.caller import argument
-from twotower.errors import ArgumentError, BundleError
+from twotower.errors import ArgumentError, BundleError, DataError
 from twotower.serving.bundle import Contents
 from twotower.updating.past import Events
 from twotower.vocab import FIRST_ROW, Vocabulary
@@ -30,6 +30,29 @@ def check_days(days: float | None, contents: Contents) -> None:
         raise BundleError(
             f"{argument('expire_days')} must go with a bundle whose events have times, got one without; "
             "leave it out."
+        )
+
+
+def check_times(events: Events, days: float) -> None:
+    """Refuse a day most of whose events are themselves so old that they expire.
+
+    One event with a wrong time in the future would otherwise drop all queries and nearly all items.
+
+    Args:
+        events: All of them.
+        days: Above 0.
+
+    Raises:
+        DataError: They are.
+    """
+    times = events.frame["times"].to_numpy()
+    new, last = times[events.frame["is_new"].to_numpy()], float(times.max())
+    num_old = int((new < last - days * DAY).sum())
+    if 2 * num_old > len(new):
+        raise DataError(
+            f"{argument('interactions')} must hold events of the last {days:g} days where ids expire, "
+            f"got {num_old:,} of {len(new):,} new events before that, since the last event is of "
+            f"{np.datetime64(int(last), 's')}; correct the times, or leave out {argument('expire_days')}."
         )
 
 

@@ -17,7 +17,7 @@ from twotower.serving.arguments import features_of
 from twotower.serving.bundle import Contents, SideContents
 from twotower.serving.live_items import lines_of_table
 from twotower.updating.day import Day, read_day
-from twotower.updating.expiry import expired
+from twotower.updating.expiry import check_times, expired
 from twotower.updating.growth import with_ids, with_known_ids
 from twotower.updating.past import are_new, dataset_of, events_of, past_of, together
 from twotower.vocab import FIRST_ROW
@@ -87,6 +87,7 @@ def night_of(
         "new_queries": len(grown.queries.ids) - len(before.queries.ids),
     }
     if expire_days is not None:
+        check_times(events, expire_days)
         offered, known = grown.num_items, len(grown.queries.ids)
         grown, events = expired(grown, events, expire_days)
         counts["expired_items"] = offered - grown.num_items
