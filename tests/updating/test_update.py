@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 import torch
 
-from nights import DAY, LATEST, first, lines, shop, trained, vectors_of, written
+from nights import BEGINS, DAY, LATEST, first, lines, shop, trained, vectors_of, written
 from twotower import BundleError, DataError, Retriever, evaluate_bundle, update, write_report
 from twotower.data.dataset import Part
 from twotower.errors import ArgumentError
@@ -168,6 +168,24 @@ def test_every_kind_of_model_is_updated(name: str, tmp_path: Path) -> None:
         old = before.contents.weights["spectral.items"]
         assert torch.equal(old, after.contents.weights["spectral.items"][: len(old)])
         assert after.contents.weights["spectral.items"][len(old) :].any(dim=1).all()
+
+
+class TestAQuietDay:
+    """On a first night, the only event of a query is held out, and nothing is learnt."""
+
+    @pytest.mark.parametrize("name", [None, "approximate search", "a prior by popularity"])
+    def test_its_events_are_in_the_histories(self, name: str | None, tmp_path: Path) -> None:
+        before = trained(**CONFIGS[name]) if name else first()
+        day = pl.DataFrame({"user_id": [3], "item_id": [999], "timestamp": [BEGINS + 30 * DAY]})
+        after = night(before, interactions=day, out=tmp_path / "new")
+        assert (after.figures["events"], after.figures["steps"]) == (1, 0)
+        retriever = Retriever.open(tmp_path / "new")
+        assert retriever.history(3)[-1] == 999
+        assert len(retriever.recommend(3, k=5).item_ids) == 5
+        lists, kept = before.contents.lists, retriever.contents.lists
+        assert (kept is None) == (lists is None)
+        if lists is not None and kept is not None:
+            assert (kept.list_of[: len(lists.list_of)] == lists.list_of).all()
 
 
 class TestTheCheck:

@@ -60,23 +60,25 @@ def indexed(
     """
     wanted = contents.config.index
     if wanted.kind == "exact" or (wanted.kind == "auto" and dataset.num_items < APPROXIMATE_FROM):
-        return _with_kind(contents, "exact"), ()
+        return _exact(contents), ()
     try:
         library("faiss", wanted_by="approximate search", extra="ann")
     except MissingExtraError as error:
-        return _with_kind(contents, "exact"), (f"index.kind = 'exact': {error}",)
+        return _exact(contents), (f"index.kind = 'exact': {error}",)
     part = Part.VALID if len(dataset.cases(Part.VALID)) else Part.TEST
     queries = _vectors_of(thinned(dataset.cases(part), MOST_QUERIES), scorer)
+    if len(queries) < 2 and contents.lists is not None:  # of the bundle that is updated
+        return replace(contents, lists=contents.lists.holding(contents.item_vectors.float())), ()
     if len(queries) < 2:
         reason = "there are no queries that an approximate index could be tuned on"
-        return _with_kind(contents, "exact"), (f"index.kind = 'exact': {reason}",)
+        return _exact(contents), (f"index.kind = 'exact': {reason}",)
     vectors = with_reserved_rows(contents.item_vectors.float())
     lists = tuned(divided(vectors), vectors, queries[::2], wanted.recall)
     index, others, offered = ApproximateIndex(vectors, lists), queries[1::2], dataset.offered
     num_offered = dataset.num_items if offered is None else int(offered[FIRST_ROW:].sum())
     if wanted.kind == "auto" and not index.is_quicker(KS[-1], num_offered):
         reason = f"at a recall of {wanted.recall:g} an approximate index is no faster"
-        return _with_kind(contents, "exact"), (f"index.kind = 'exact': {reason}",)
+        return _exact(contents), (f"index.kind = 'exact': {reason}",)
     exact = exact_index(vectors, reserved_rows=FIRST_ROW)
     asked = others[:TIMED]
     rates = {"exact": _rate(exact, asked, offered), "approximate": _rate(index, asked, offered)}
@@ -116,6 +118,12 @@ def recalls(index: Index, exact: Index, queries: Tensor, k: int, allowed: Bools 
             real = theirs[theirs != PADDING_ROW]
             shares.append(np.isin(real, mine).mean() if len(real) else 1.0)
     return np.array(shares, np.float64)
+
+
+def _exact(contents: Contents) -> Contents:
+    """Return the contents without the lists and figures that a bundle before an update had."""
+    contents.metrics.pop("index", None)  # type: ignore[attr-defined]  # as above
+    return replace(_with_kind(contents, "exact"), lists=None)
 
 
 def _with_kind(contents: Contents, kind: Literal["exact", "approximate"]) -> Contents:

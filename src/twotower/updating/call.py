@@ -112,10 +112,12 @@ def _learnt(night: Night, retriever: Retriever, bar: Callback) -> tuple[Contents
     usual = usual_of(retriever)
     bar.on_phase("learning")
     known = counts_of(dataset, Part.TRAIN)
-    objective = Objective(
-        dataset, encoding, grown.config, query_arrays, known, learnt=night.is_fresh
-    )
-    moved, steps = learn(objective, night.learnt_before, night=night.number)
+    moved = steps = 0
+    if night.is_fresh.any():  # none is where each query of a first night has one event, held out
+        objective = Objective(
+            dataset, encoding, grown.config, query_arrays, known, learnt=night.is_fresh
+        )
+        moved, steps = learn(objective, night.learnt_before, night=night.number)
     predict_closed_form(encoding, before)
     bar.on_phase("checking")
     model = measured(ModelScorer(encoding, query_arrays, known), dataset, cases)
