@@ -64,3 +64,14 @@ class TestColumnFile:
             ColumnFile(tmp_path / "x.npy", np.int32, 3) as file,
         ):
             file.append(np.zeros(2, np.int32))
+
+
+def test_what_is_cut_out_of_memory_lies_in_the_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    found = where(np.arange(9), np.arange(9) > 6, 2)
+    assert found.tolist() == [7, 8]
+    assert isinstance(found, np.memmap)
+    assert Path(str(found.filename)).parent == tmp_path / "tmp"

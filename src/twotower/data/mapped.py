@@ -43,7 +43,7 @@ def where(column: npt.NDArray[Any], mask: Bools, num: int) -> npt.NDArray[Any]:
         DataError: There is no room for the file.
     """
     name = getattr(column, "filename", None)
-    folder = Path(tempfile.gettempdir() if name is None else name).parent
+    folder = Path(tempfile.gettempdir()) if name is None else Path(name).parent
     try:
         with _unnamed(folder) as file:
             for places in blocks(len(column)):
