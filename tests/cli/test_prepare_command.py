@@ -68,6 +68,7 @@ def test_the_commands_of_the_page_work_one_after_the_other(folder: Path) -> None
     assert checked.rstrip().endswith("Nothing was written.")
     assert "Next: twotower train --interactions data --out model" in prepared
     assert "data now holds 600 events." in appended
+    assert re.search(r"These files and tables name \d+ queries and 40 items", appended)
     assert "data holds these files already; nothing was changed." in again
 
 

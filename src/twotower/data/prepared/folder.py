@@ -47,11 +47,13 @@ class Prepared:
         files = "1 file" if len(last.files) == 1 else f"{len(last.files):,} files"
         said = ", ".join([f"{last.rows:,} rows of {files}", *left_out])
         sides = f"{last.num_queries:,} queries and {last.num_items:,} items"
+        is_added = len(self.manifest.partitions) > 1
+        there = "These files and tables name" if is_added else "There are"
         sentences = [
             f"{said}: {last.events:,} events.",
-            f"There are {sides}, those without events included.",
+            f"{there} {sides}, those without events included.",
         ]
-        if self.path is not None and len(self.manifest.partitions) > 1:
+        if self.path is not None and is_added:
             sentences.append(f"{self.path} now holds {self.num_events:,} events.")
         if self.path is None:
             sentences.append("Nothing was written.")
