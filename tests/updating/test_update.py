@@ -247,6 +247,8 @@ class TestBadInput:
         for message, each in wrong.items():
             with pytest.raises(BundleError, match=message):
                 check_bundle(each, "model")
+        with pytest.raises(BundleError, match=r"^the bundle cannot be updated: it is the view"):
+            night(Retriever(replace(contents, view="films"), path=""))
 
     def test_out_must_be_another_folder(self, tmp_path: Path) -> None:
         path = written(tmp_path)

@@ -85,7 +85,7 @@ def update(
     try:
         bar.on_phase("reading")
         retriever, before = opened(bundle, journal)
-        check_bundle(before, str(retriever.path))
+        check_bundle(before, str(retriever.path) if retriever.path.name else None)
         check_days(expire_days, before)
         torch.set_num_threads(runtime.choose_threads(before.config.training.threads))
         night = night_of(

@@ -9,21 +9,21 @@ from twotower.losses.samplers import SAMPLERS
 from twotower.serving.bundle import Contents
 
 
-def check_bundle(contents: Contents, name: str) -> None:
+def check_bundle(contents: Contents, name: str | None) -> None:
     """Refuse a bundle that does not hold what an update needs.
 
     Args:
         contents: What it holds.
-        name: Of the bundle.
+        name: Of the bundle; None if it is in memory only.
 
     Raises:
         BundleError: It does not.
     """
     problem = next(_problems(contents), None)
     if problem is not None:
+        named = "the bundle" if name is None else f"the bundle {name!r}"
         raise BundleError(
-            f"the bundle {name!r} cannot be updated: {problem}; train anew on all events "
-            f"({calling('train')})."
+            f"{named} cannot be updated: {problem}; train anew on all events ({calling('train')})."
         )
 
 

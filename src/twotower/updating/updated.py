@@ -44,7 +44,9 @@ class Updated:
         """Return sentences on what was learnt."""
         night = self.figures
         ids = f"{night['new_items']:,} new items, {night['new_queries']:,} new queries"
-        trained = f"{night['moved_rows']:,} rows of ids were trained."
+        moved = night["moved_rows"]
+        rows = "1 row of an id was" if moved == 1 else f"{moved:,} rows of ids were"
+        trained = f"{rows} trained."
         sentences = [f"Update {night['night']}: {night['events']:,} new events, {ids}; {trained}"]
         if night["held_already"]:
             sentences.append(f"The bundle held {night['held_already']:,} of the events already.")
