@@ -27,7 +27,7 @@ from trainers import BASE, Settings, merged
 from twotower.config import Config
 from twotower.data.dataset import Part
 from twotower.data.sources.synthetic import SyntheticTables
-from twotower.errors import DataError, TwoTowerError
+from twotower.errors import ConfigError, DataError, TwoTowerError
 from twotower.features import encoders
 from twotower.losses.loss_kinds import LOSSES
 from twotower.losses.samplers import SAMPLERS
@@ -35,8 +35,12 @@ from twotower.processes import job as jobs
 from twotower.processes import sharded_table
 from twotower.processes.gradients import sum_gradients
 from twotower.towers.history_encoders import HISTORY_ENCODERS
+from twotower.training import best, race
+from twotower.training.best import train_best
+from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import WorkFolder
 from twotower.training.choices import resolve
+from twotower.training.heats import Heat
 from twotower.training.reading import Reader
 from twotower.training.settings import with_values
 from twotower.training.several_processes import check_alike
@@ -318,6 +322,52 @@ def refusals(job: jobs.Job) -> Iterator[tuple[str, str]]:
     yield "one refuses", said(lambda: job.all_of(read))
 
 
+class Told(Callback):
+    """Notes what is said about choices."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def on_choices(self, choices: tuple[str, ...], config: Config) -> None:  # noqa: ARG002
+        self.said += choices
+
+
+@contextmanager
+def little_memory(job: jobs.Job) -> Iterator[None]:
+    """Let the first process have no memory for the closed form, and the second none for another model."""
+    chosen, made = best.chosen_closed_form, race.Trainer
+
+    def too_large(*_: Any) -> Any:
+        raise MemoryError
+
+    def made_in_some(*given: Any) -> Trainer:
+        if job.rank == 1:
+            raise ConfigError("training must fit into memory.")
+        return made(*given)
+
+    best.chosen_closed_form, race.Trainer = too_large, made_in_some  # type: ignore
+    try:
+        yield
+    finally:
+        best.chosen_closed_form, race.Trainer = chosen, made  # type: ignore
+
+
+def told_of_little_memory(job: jobs.Job) -> list[str]:
+    """Return what is said in a training of which single processes cannot hold a part."""
+    world, told = table(), Told()
+    open_settings: Settings = {
+        "training": {"epochs": 1},
+        "towers": {"query_id": "auto", "spectral_dim": 4},
+    }
+    config = Config.from_dict(merged(BASE, STATED, open_settings))
+    with jobs.alone():
+        task = Task.of(world.interactions, items=world.items, queries=world.queries, config=config)
+    heat = Heat("towers.query_id", ("on", "off"), "auto", 1, lambda *_: True)
+    with little_memory(job):
+        train_best(task.config, trainer_of(task), [heat], stays=True, bar=told)
+    return told.said
+
+
 def going_on(out: Path, *, saves: bool) -> float | None:
     """Train one epoch and save; or go on from there, and return how far the end is from one process'."""
     with small_tables(is_sharded=True):
@@ -355,6 +405,7 @@ def found_by(size: int, rank: int, folder: Path) -> dict[str, Any]:
             found["detached"] = compared("loss softmax")
         with local_log_q():
             found["local log_q"] = compared("loss softmax")
+        found["little memory"] = job.objects(told_of_little_memory(job))
         found["trainings"] = dict(trainings())
         found["goes on"] = going_on(folder / "model", saves=size == 2)
     dist.destroy_process_group()

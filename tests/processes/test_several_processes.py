@@ -78,6 +78,14 @@ class TestRanks:
         assert found["refusals"]["one refuses"] == "OtherProcessError: process 1 refused."
         assert found["refusals of the second"]["one refuses"] == "DataError: no such file."
 
+    def test_what_one_process_has_no_memory_for_all_leave_out(self, found: Found) -> None:
+        of_first, of_second, *_ = found["little memory"]
+        race = "towers.query_id = 'off': a training with 'on' was not possible: "
+        assert f"{race}process 1 refused." in of_first
+        assert f"{race}training must fit into memory." in of_second
+        closed = "towers.spectral_dim = 0: training must fit into memory, got an allocation that"
+        assert any(each.startswith(closed) for each in of_first)
+
 
 class TestCheckpoints:
     def test_three_processes_go_on_from_two(self, folder: Path) -> None:

@@ -1,11 +1,11 @@
 """The race: what ``auto`` leaves open is trained both ways, and validation decides."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -15,6 +15,7 @@ from twotower.config import Config
 from twotower.data.preparation import prepare
 from twotower.data.splits import split
 from twotower.errors import ConfigError
+from twotower.processes.job import Job
 from twotower.serving.retriever import Retriever
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
@@ -29,6 +30,7 @@ from twotower.training.trainer import Trainer, TrainingDivergedError
 from twotower.training.tune import tune
 from twotower.training.word_share import untrained_kept
 
+T = TypeVar("T")
 NUM_QUERIES, NUM_EVENTS = RACE_FROM + 4, 24
 RACED = ("towers.query_id", "towers.history")
 
@@ -400,6 +402,23 @@ def test_settings_that_do_not_fit_lose() -> None:
     said = "towers.history = 'pooled': a training with 'transformer' was not possible: memory must"
     assert told.choices[1] == (f"{said} hold the transformer.",)
     assert len(curve_of(trained)) == 5
+
+
+class OneOfTwo(Job):
+    """A process whose other one is well."""
+
+    def all_of(self, compute: Callable[[], T]) -> T:
+        """Return what this one computes."""
+        return compute()
+
+
+def test_one_process_without_memory_for_a_step_does_not_go_on_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The others are in the middle of that step, and would wait for it for hours."""
+    monkeypatch.setattr("twotower.training.race.here", lambda: OneOfTwo(0, 2))
+    with pytest.raises(ConfigError, match="memory must hold the transformer"):
+        trained_as(Heavy(), towers={"query_id": "off"})
 
 
 def test_ctrl_c_in_a_heat_ends_the_race_though_the_next_wants_more_epochs() -> None:

@@ -131,7 +131,10 @@ def train_best(
     race = Race(given, first, heats, out=out, resume=resume)
     if race.said:
         teller.on_choices((race.said,), first.config)
-    forms = closed_forms(given, first, teller)
+    job, forms = here(), ClosedForms()
+    if job.is_first:  # it alone compares them
+        with alone():
+            forms = closed_forms(given, first, teller)
     del first  # if it loses, the next training needs its memory
     deadline = None if minutes is None else Deadline(minutes)
     if deadline is not None:
@@ -143,7 +146,7 @@ def train_best(
     else:
         teller.on_phase(phase)
         best.train(teller)
-    steps, job = best.progress, here()
+    steps = best.progress
     best.trainer.make_whole(steps)
     if not stays:
         leave_to_first()
@@ -220,7 +223,7 @@ def closed_forms(given: Config, trainer: Trainer, teller: Callback) -> ClosedFor
         with out_of_memory_told():
             parts: tuple[Spectral, ...] = ()
             if has_parts:
-                found = here().from_first(lambda: chosen_closed_form(dataset, width))
+                found = chosen_closed_form(dataset, width)
                 narrow = replace(found, width=min(WIDTH, found.width))
                 parts = (found,) if width or found.width <= WIDTH else (narrow, found)
             alone = _alone(given, trainer, parts) if is_alone else None
@@ -351,8 +354,7 @@ def _alone(given: Config, trainer: Trainer, parts: "Sequence[Spectral]") -> Clos
     """Return the model in closed form on a trainer's data, of the best width among the parts."""
     spectral = parts[-1] if parts else None
     if spectral is None or given.towers.dim is not None:
-        dataset, dim = trainer.dataset, given.towers.dim
-        spectral = here().from_first(lambda: chosen_closed_form(dataset, dim))
+        spectral = chosen_closed_form(trainer.dataset, given.towers.dim)
     values = {"towers.dim": spectral.width, "training.solver": "spectral"}
     config, _ = resolve(with_values(given, values), trainer.dataset)
     other = Trainer(trainer.dataset, trainer.sides, config, spectral=settings_of(spectral))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from twotower.config import Config
-from twotower.errors import ConfigError
+from twotower.errors import ConfigError, OtherProcessError
 from twotower.processes.job import here
 from twotower.toml import toml_value
 from twotower.training.bundle_contents import fingerprint
@@ -177,7 +177,10 @@ class Race:
         settings, _ = resolve(with_values(self._given, values), dataset)
         lead = f"{heat.name} = {_shown(now)}: a training with {_shown(value)}"
         try:
-            trainer = Trainer(dataset, sides, settings)
+            trainer = here().all_of(lambda: Trainer(dataset, sides, settings))
+        except (ConfigError, OtherProcessError) as error:  # it does not fit into memory
+            return f"{lead} was not possible: {error}"
+        try:
             other = Entrant(trainer, self._out, place)
             if other.work is not None and self._continues:
                 other.progress, _ = other.work.found()
@@ -186,6 +189,8 @@ class Race:
         except TrainingDivergedError:
             return f"{lead} diverged"
         except ConfigError as error:  # it does not fit into memory
+            if not here().is_alone:  # the others are in the middle of a step
+                raise
             return f"{lead} was not possible: {error}"
         if not epochs:
             best.progress.interrupt()
