@@ -10,7 +10,8 @@ TESTS = Path(__file__).resolve().parent
 
 def environment(**more: str) -> dict[str, str]:
     """Return the environment of a process with one thread, which finds what tests share."""
-    one = {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1", "PYTHONPATH": str(TESTS)}
+    paths = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
+    one = {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1", "PYTHONPATH": paths}
     return {**os.environ, **one, **more}
 
 
