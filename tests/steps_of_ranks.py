@@ -8,7 +8,9 @@ weights of whole trainings, gradients with a planted fault, what is said to proc
 weights of a training that two have begun and three go on with.
 """
 
+import errno
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +29,7 @@ from trainers import BASE, Settings, merged
 from twotower.config import Config
 from twotower.data.dataset import Part
 from twotower.data.sources.synthetic import SyntheticTables
-from twotower.errors import ConfigError, DataError, TwoTowerError
+from twotower.errors import ConfigError, DataError, OtherProcessError, TwoTowerError
 from twotower.features import encoders
 from twotower.losses.loss_kinds import LOSSES
 from twotower.losses.samplers import SAMPLERS
@@ -35,10 +37,10 @@ from twotower.processes import job as jobs
 from twotower.processes import sharded_table
 from twotower.processes.gradients import sum_gradients
 from twotower.towers.history_encoders import HISTORY_ENCODERS
-from twotower.training import best, race
+from twotower.training import best, race, sharded_checkpoints
 from twotower.training.best import train_best
 from twotower.training.callbacks import Callback
-from twotower.training.checkpoints import WorkFolder
+from twotower.training.checkpoints import Progress, WorkFolder
 from twotower.training.choices import resolve
 from twotower.training.heats import Heat
 from twotower.training.reading import Reader
@@ -386,6 +388,51 @@ def going_on(out: Path, *, saves: bool) -> float | None:
     return max(float((found[name] - each).abs().max()) for name, each in expected.items())
 
 
+def saving(out: Path) -> tuple[WorkFolder, Progress]:
+    """Return the folder of a training with tables in rows, and the progress that is to be saved there."""
+    with small_tables(is_sharded=True):
+        model = trainer_of(training_task("adam")).trained
+    return WorkFolder(out, "as before", model=model), Progress(epoch=1, model=model.state_dict())
+
+
+def on_a_full_disk(job: jobs.Job, out: Path, failures: int) -> str:
+    """Save where the second process fails so many times; return what is said, and what is left."""
+    work, progress = saving(out)
+    left, real = failures, sharded_checkpoints.save_checked
+
+    def save(value: Any, file: Path) -> None:
+        nonlocal left
+        if job.rank == 1 and left:
+            left -= 1
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(value, file)
+
+    sharded_checkpoints.save_checked = save  # type: ignore
+    try:
+        work.save(progress)
+        said = "saved"
+    except TwoTowerError as error:
+        said = f"{type(error).__name__}: {error}"
+    finally:
+        sharded_checkpoints.save_checked = real  # type: ignore
+    job.objects(None)  # all have ended
+    return f"{said} {sorted(each.name for each in work.path.glob('*'))}"
+
+
+def lost_while_saving(rank: int, out: Path) -> str:
+    """Save twice after one epoch; the third process ends in the second time. Return what the others say."""
+    try:
+        with jobs.joined(torch.device("cpu")):
+            work, progress = saving(out)
+            work.save(progress)
+            if rank == 2:
+                sharded_checkpoints.save_checked = lambda *_: os._exit(0)  # type: ignore
+            work.save(progress)
+    except OtherProcessError as error:
+        return str(error)
+    return "nothing"
+
+
 CASES = {name: (world, settings) for name, world, settings in cases()}
 
 
@@ -408,6 +455,12 @@ def found_by(size: int, rank: int, folder: Path) -> dict[str, Any]:
         found["little memory"] = job.objects(told_of_little_memory(job))
         found["trainings"] = dict(trainings())
         found["goes on"] = going_on(folder / "model", saves=size == 2)
+        if size == 2:
+            for num in (1, 2):
+                said = on_a_full_disk(job, folder / f"full-{num}", num)
+                found[f"full disk {num}"] = job.objects(said)
+    if size == 3:
+        found["lost"] = lost_while_saving(rank, folder / "lost")
     dist.destroy_process_group()
     return found
 

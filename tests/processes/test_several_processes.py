@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from several import TESTS, side_by_side
-from steps_of_ranks import going_on
+from steps_of_ranks import going_on, saving
 from twotower.errors import ConfigError
 from twotower.losses.loss_kinds import LOSSES
 from twotower.losses.samplers import SAMPLERS
@@ -95,19 +95,45 @@ class TestCheckpoints:
         )
 
     def test_one_process_goes_on_from_two(self, folder: Path) -> None:
-
         off = going_on(folder / "model", saves=False)
         assert off is not None
         assert off < 10 * CLOSE
 
-    def test_a_damaged_part_is_refused(self, folder: Path, tmp_path: Path) -> None:
-
+    @pytest.mark.parametrize("damage", ["a bit", "all but 40 bytes", "missing"])
+    def test_a_damaged_part_is_refused(self, folder: Path, tmp_path: Path, damage: str) -> None:
         copy = tmp_path / "model.training"
         shutil.copytree(folder / "model.training", copy)
-        (part,) = copy.glob("*-rows-*/__1_0.distcp")
-        part.write_bytes(part.read_bytes()[:40])
+        (part,) = copy.glob("*-rows-*/1.pt")
+        content = bytearray(part.read_bytes())
+        if damage == "a bit":
+            content[len(content) // 2] ^= 1
+        part.write_bytes(content[: 40 if damage == "all but 40 bytes" else None])
+        if damage == "missing":
+            part.unlink()
         with pytest.raises(ConfigError, match=r"cannot read .*-rows-1'; remove"):
             going_on(tmp_path / "model", saves=False)
+
+    def test_a_process_that_is_lost_while_it_saves_leaves_the_checkpoint(
+        self, folder: Path
+    ) -> None:
+        found = json.loads((folder / "found.json").read_text(encoding="utf-8"))["3"]
+        assert found["lost"].startswith("another process of this training ended or could not")
+        assert saving(folder / "lost")[0].load().epoch == 1
+
+    def test_a_disk_without_room_for_two_checkpoints_takes_one(self, folder: Path) -> None:
+        of_all = json.loads((folder / "found.json").read_text(encoding="utf-8"))["2"]
+        saved = "saved ['checkpoint-rows-1', 'checkpoint.pt', 'log.jsonl']"
+        assert of_all["full disk 1"] == [saved, saved]
+
+    def test_a_full_disk_takes_no_checkpoint(self, folder: Path) -> None:
+        of_all = json.loads((folder / "found.json").read_text(encoding="utf-8"))["2"]
+        first, second = of_all["full disk 2"]
+        assert first == "OtherProcessError: process 1 refused. []"
+        assert second.startswith("BundleError: the checkpoint '")
+        assert second.endswith(
+            "' could not be written: the disk is full; free some space or choose "
+            "another out; nothing was left behind. []"
+        )
 
 
 class TestJob:

@@ -28,7 +28,7 @@ class ShardedTable(nn.Module):
 
     A row's *slot* is ``row * step mod num_rows``, and each process keeps a run of slots. Neighbouring rows
     are often read alike, such as those of the newest items. Their slots are far from each other, so that
-    all processes have about as much to do. The layout is ``Shard(0)``, in which checkpoints are written.
+    all processes have about as much to do.
 
     Args:
         num_rows: Rows of the whole table.
@@ -46,8 +46,7 @@ class ShardedTable(nn.Module):
         self.num_embeddings, self.embedding_dim, self.padding_idx = num_rows, dim, padding_row
         job = here()
         self._per_process = -(-num_rows // job.size)
-        start = min(num_rows, job.rank * self._per_process)
-        self.slots_here = range(start, min(num_rows, start + self._per_process))
+        self.slots_here = run_of(num_rows, job)
         self.weight = nn.Parameter(torch.empty(len(self.slots_here), dim))
         self._wanted: list[Tensor] = []
         self._rows = torch.empty(0, dtype=torch.int64)
@@ -184,6 +183,13 @@ class ShardedTable(nn.Module):
 def slots_of(rows: Tensor, num_rows: int) -> Tensor:
     """Return the slots of some rows of a table of ``num_rows``: int64 of their shape, each in one slot."""
     return rows * _coprime_to(num_rows) % num_rows
+
+
+def run_of(num_rows: int, job: Job) -> range:
+    """Return the slots of a table of ``num_rows`` that a process keeps."""
+    length = -(-num_rows // job.size)
+    start = min(num_rows, job.rank * length)
+    return range(start, min(num_rows, start + length))
 
 
 def sharded_tables(model: nn.Module) -> list[ShardedTable]:

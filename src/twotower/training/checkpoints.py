@@ -5,25 +5,23 @@ wrote a bundle, and continues only with ``resume``: the file ``stopped`` says so
 """
 
 import errno
-import hashlib
 import json
 import os
-import pickle
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
-import torch
 from torch import nn
 
 from twotower.caller import argument
 from twotower.errors import BundleError, ConfigError, OtherProcessError
 from twotower.locks import locked
 from twotower.processes.job import here
+from twotower.training.checked_files import load_checked, save_checked
 from twotower.training.sharded_checkpoints import load_rows, places_of, save_rows
 
 _LOCK, _LOG, _STOPPED = "lock", "log.jsonl", "stopped"
@@ -31,8 +29,6 @@ _OURS = re.compile(
     rf"{_LOCK}|{re.escape(_LOG)}|{_STOPPED}|checkpoint(-\d+)?(\.pt(\.writing)?|-rows-\d+)"
 )
 """Names of what a working folder holds."""
-_DIGEST_BYTES = 32
-_BLOCK_BYTES = 1 << 20
 
 
 @dataclass
@@ -77,9 +73,6 @@ class Progress:
 
 class WorkFolder:
     """The folder ``OUT.training``, with the checkpoint and the log of an unfinished training.
-
-    A checkpoint is what torch writes, followed by its SHA-256 digest: torch itself reads a file of which a
-    bit was changed.
 
     Args:
         out: The future folder of the bundle.
@@ -132,7 +125,7 @@ class WorkFolder:
                 f"{argument('resume')} needs a checkpoint, got none at {str(self.path)!r}; "
                 "train without it."
             )
-        saved = self._read()
+        saved = load_checked(self.file)
         if saved is None:
             raise ConfigError(
                 f"{argument('resume')} cannot read {str(self.file)!r}; remove it and train from the start."
@@ -163,7 +156,7 @@ class WorkFolder:
     def _found(self) -> tuple[Progress, str]:
         if not self.file.is_file():
             return Progress(), ""
-        saved = self._read()
+        saved = load_checked(self.file)
         if saved is None:
             return Progress(), self._damaged()
         progress = self._of_this_training(saved)
@@ -175,16 +168,6 @@ class WorkFolder:
             f"'{self.path}' to train from the start"
         )
 
-    def _read(self) -> Any:
-        """Return what a checkpoint holds; None where it cannot be read as it was written."""
-        try:
-            with self.file.open("rb") as file:
-                if not _is_whole(file):
-                    return None
-            return torch.load(self.file, weights_only=True)
-        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError):
-            return None
-
     def _of_this_training(self, saved: Any) -> Progress | None:
         """Return the progress in a checkpoint; None if it is of another training or another version."""
         if not isinstance(saved, dict) or saved.pop("fingerprint", None) != self.fingerprint:
@@ -194,50 +177,73 @@ class WorkFolder:
     def save(self, progress: Progress) -> None:
         """Write the progress; a reader finds the old one or the new one, never half.
 
-        If the disk has no room for both, the old one is deleted first.
+        If the disk has no room for both, the old one is deleted first. Where several processes train, all
+        call it at once; if one of them is lost, the old one stays.
 
         Raises:
             BundleError: It cannot be written; the folder is empty or gone then.
+            OtherProcessError: Another process could not write its part, with the same result.
         """
+        job = here()
         try:
-            state = self._saved_rows(vars(progress))
-            if not here().is_first:
-                return
             try:
-                self._write(state, progress.log)
-            except (OSError, RuntimeError):
-                self.file.unlink(missing_ok=True)
-                self.file.with_name(f"{self.file.name}.writing").unlink(missing_ok=True)
-                self._write(state, progress.log)
-        except (OSError, RuntimeError, BundleError) as error:
-            self.remove()
-            raise _unwritable(self.path, error, "nothing was left behind") from error
+                self._write(progress)
+            except (BundleError, OtherProcessError):
+                if job.is_first:
+                    self._delete()
+                self._write(progress)
+        except (BundleError, OtherProcessError):
+            if job.is_first:
+                self.remove()
+            raise
 
-    def _saved_rows(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Write what each process keeps of tables, and return the rest; without such tables it is all."""
+    def _write(self, progress: Progress) -> None:
+        """Write the rows that each process keeps, and then the rest, which names their folder."""
+        job, state = here(), vars(progress)
         places = {} if self.model is None else places_of(state, self.model)
-        if not places:
-            return state
-        rows = f"{self.file.stem}-rows-{state['epoch']}"
-        if here().is_first:
-            self.path.mkdir(exist_ok=True)
-            shutil.rmtree(self.path / rows, ignore_errors=True)
-        return {**save_rows(state, places, self.path / rows), "rows": rows}
 
-    def _write(self, state: dict[str, Any], log: list[dict[str, Any]]) -> None:
-        self.path.mkdir(exist_ok=True)
-        temporary = self.file.with_name(f"{self.file.name}.writing")
-        with temporary.open("wb") as file:  # torch keeps an OSError as the cause only of open files
-            hashed = _Hashed(file)
-            torch.save({**state, "fingerprint": self.fingerprint}, cast("IO[bytes]", hashed))
-            file.write(hashed.digest.digest())
-        os.replace(temporary, self.file)  # noqa: PTH105 - atomic on every system
-        (self.path / _STOPPED).unlink(missing_ok=True)
-        for old in self.path.glob(f"{self.file.stem}-rows-*"):
-            if old.name != state["rows"]:
-                shutil.rmtree(old, ignore_errors=True)
-        lines = "".join(json.dumps(record) + "\n" for record in log)
-        (self.path / _LOG).write_text(lines, encoding="utf-8", newline="\n")
+        def write_rows(folder: Path) -> dict[str, Any]:
+            with _unwritable(self.path):
+                return save_rows(state, places, folder)
+
+        if places:
+            rows = job.from_first(self._new_rows)
+            state = {**job.all_of(lambda: write_rows(self.path / rows)), "rows": rows}
+        job.from_first(lambda: self._write_rest(state, progress.log))
+
+    def _new_rows(self) -> str:
+        """Make a folder for rows. Those that the checkpoint names stay until there is another."""
+        with _unwritable(self.path):
+            self.path.mkdir(exist_ok=True)
+            last = max((int(each.name.rpartition("-")[2]) for each in self._rows()), default=0)
+            rows = self.path / f"{self.file.stem}-rows-{last + 1}"
+            rows.mkdir()
+        return rows.name
+
+    def _rows(self) -> list[Path]:
+        """Return the folders of rows."""
+        return list(self.path.glob(f"{self.file.stem}-rows-*"))
+
+    def _write_rest(self, state: dict[str, Any], log: list[dict[str, Any]]) -> None:
+        with _unwritable(self.path):
+            self.path.mkdir(exist_ok=True)
+            temporary = self.file.with_name(f"{self.file.name}.writing")
+            save_checked({**state, "fingerprint": self.fingerprint}, temporary)
+            os.replace(temporary, self.file)  # noqa: PTH105 - atomic on every system
+            (self.path / _STOPPED).unlink(missing_ok=True)
+            for old in self._rows():
+                if old.name != state["rows"]:
+                    shutil.rmtree(old, ignore_errors=True)
+            lines = "".join(json.dumps(record) + "\n" for record in log)
+            (self.path / _LOG).write_text(lines, encoding="utf-8", newline="\n")
+
+    def _delete(self) -> None:
+        """Delete the checkpoint, whole and half written, as far as the system allows it."""
+        for name in (self.file.name, f"{self.file.name}.writing"):
+            with suppress(OSError):
+                self.file.with_name(name).unlink(missing_ok=True)
+        for rows in self._rows():
+            shutil.rmtree(rows, ignore_errors=True)
 
     def stop(self) -> None:
         """Note that the training was ended on purpose, with a bundle: it continues only with ``resume``."""
@@ -270,13 +276,14 @@ def holding(out: Path | None) -> Iterator[None]:
             f"{argument('out')} must leave the name {folder.name!r} free, got '{folder}', which is not "
             f"ours; rename it, or choose another {argument('out')}."
         )
-    try:
-        folder.mkdir(exist_ok=True)
-        lock = locked(folder / _LOCK)
-    except OSError as error:
-        with suppress(OSError):  # it holds an earlier checkpoint
-            folder.rmdir()
-        raise _unwritable(folder, error, "nothing was changed") from error
+    with _unwritable(folder, "nothing was changed"):
+        try:
+            folder.mkdir(exist_ok=True)
+            lock = locked(folder / _LOCK)
+        except OSError:
+            with suppress(OSError):  # it holds an earlier checkpoint
+                folder.rmdir()
+            raise
     if lock is None:
         raise ConfigError(
             f"{argument('out')} must be written by one process, got '{out}', into which another is "
@@ -317,38 +324,20 @@ def _empty(folder: Path) -> None:
         folder.rmdir()
 
 
-class _Hashed:
-    """An open file whose bytes are hashed as they are written."""
+@contextmanager
+def _unwritable(folder: Path, left: str = "nothing was left behind") -> Iterator[None]:
+    """Say why a checkpoint could not be written, and what became of it.
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.digest = file, hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.digest.update(data)
-        return self.file.write(data)
-
-    def flush(self) -> None:
-        self.file.flush()
-
-
-def _is_whole(file: IO[bytes]) -> bool:
-    """Return whether a checkpoint has the bytes that were written, by the digest at its end."""
-    left = os.fstat(file.fileno()).st_size - _DIGEST_BYTES
-    digest = hashlib.sha256()
-    while left > 0:
-        block = file.read(min(left, _BLOCK_BYTES))
-        if not block:
-            return False
-        digest.update(block)
-        left -= len(block)
-    return file.read() == digest.digest()
-
-
-def _unwritable(folder: Path, error: BaseException, left: str) -> BundleError:
-    return BundleError(
-        f"the checkpoint {str(folder)!r} could not be written: {_reason(error)}; "
-        f"free some space or choose another {argument('out')}; {left}."
-    )
+    Raises:
+        BundleError: It could not.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise BundleError(
+            f"the checkpoint {str(folder)!r} could not be written: {_reason(error)}; "
+            f"free some space or choose another {argument('out')}; {left}."
+        ) from error
 
 
 def _reason(error: BaseException | None) -> str:

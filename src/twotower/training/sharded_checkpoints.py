@@ -1,14 +1,10 @@
 """Checkpoints of tables that several processes keep: each writes and reads its own rows.
 
-The rows are written by ``torch.distributed.checkpoint`` in the order of their slots (``ShardedTable``), as
-DTensors that are cut along the rows. So a checkpoint loads in any number of processes: several keep other
-runs of slots, and one has the rows in their own order.
+Each process writes a file with its rows, in the order of their slots (``ShardedTable``). A checkpoint loads
+in any number of processes: several keep other runs of slots, and one has the rows in their own order.
 """
 
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from importlib import import_module
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from twotower.errors import BundleError
-from twotower.processes.job import here
-from twotower.processes.sharded_table import ShardedTable, sharded_tables, slots_of
+from twotower.processes.job import Job, here
+from twotower.processes.sharded_table import ShardedTable, run_of, sharded_tables, slots_of
+from twotower.training.checked_files import load_checked, save_checked
 from twotower.training.optimizer_classes import sparse_tables
 
 Tree = dict[str, Any]
@@ -50,92 +47,67 @@ def places_of(state: Tree, model: nn.Module) -> dict[Place, ShardedTable]:
 
 
 def save_rows(state: Tree, places: Mapping[Place, ShardedTable], folder: Path) -> Tree:
-    """Write the rows that each process keeps; all call it at once.
+    """Write the rows that this process keeps, into a file of its own.
 
     Returns:
         The state, with what ``load_rows`` needs in place of the rows.
+
+    Raises:
+        OSError: The file cannot be written.
+        RuntimeError: The same, where torch raises an error of its own instead.
     """
+    job = here()
     rest: Tree = _copied(state)
-    tensors = {}
+    own = {}
     for place, table in places.items():
-        own = _at(state, place)
-        shape = (table.num_embeddings, *own.shape[1:])
-        tensors[_name(place)] = _cut_tensor(own.cpu(), shape)
-        _put(rest, place, {"rows": list(shape), "type": str(own.dtype).removeprefix("torch.")})
-    with _failures():
-        _checkpoint().save(tensors, checkpoint_id=folder)
+        rows = _at(state, place)
+        own[_name(place)] = rows.cpu()
+        note = {"rows": [table.num_embeddings, *rows.shape[1:]], "processes": job.size}
+        _put(rest, place, {**note, "type": str(rows.dtype).removeprefix("torch.")})
+    save_checked(own, folder / f"{job.rank}.pt")
     return rest
 
 
 def load_rows(state: Tree, model: nn.Module, folder: Path) -> Tree:
-    """Return a state with the rows that this process keeps; all call it at once.
+    """Return a state with the rows that this process keeps.
 
     Args:
         state: As ``save_rows`` returned it; or with whole tables, as one process saves them.
         model: Whose tables are whole or kept by rows.
         folder: That ``save_rows`` wrote.
+
+    Raises:
+        BundleError: A file is missing or damaged.
     """
     job = here()
     rest: Tree = _copied(state)
-    missing = {place: told for place, told in _leaves(state) if isinstance(told, Mapping)}
-    own: dict[Place, Tensor] = {}
-    tensors: dict[str, Any] = {}
-    for place, told in missing.items():
-        shape, dtype = tuple(told["rows"]), getattr(torch, told["type"])
-        if job.is_alone:
-            own[place] = tensors[_name(place)] = torch.empty(shape, dtype=dtype)
-        else:
-            start, end = _run(shape[0])
-            own[place] = torch.empty((end - start, *shape[1:]), dtype=dtype)
-            tensors[_name(place)] = _cut_tensor(own[place], shape)
-    if tensors:
-        with _failures():
-            _checkpoint().load(tensors, checkpoint_id=folder, no_dist=job.is_alone)
-    for place, rows in own.items():
-        _put(
-            rest,
-            place,
-            rows[slots_of(torch.arange(len(rows)), len(rows))] if job.is_alone else rows,
-        )
+    missing = {place: note for place, note in _leaves(state) if isinstance(note, Mapping)}
+    files: dict[int, Any] = {}
+    for place, note in missing.items():
+        (num, *width), size = note["rows"], note["processes"]
+        own = run_of(num, job)
+        rows = torch.empty((len(own), *width), dtype=getattr(torch, note["type"]))
+        for rank in range(size):
+            kept = run_of(num, Job(rank, size))
+            start, stop = max(own.start, kept.start), min(own.stop, kept.stop)
+            if start < stop:
+                if rank not in files:
+                    files[rank] = _read(folder / f"{rank}.pt")
+                part = files[rank][_name(place)][start - kept.start : stop - kept.start]
+                rows[start - own.start : stop - own.start] = part
+        _put(rest, place, rows[slots_of(torch.arange(num), num)] if job.is_alone else rows)
     for place, table in places_of(rest, model).items():
         if place not in missing:  # whole, from one process
             _put(rest, place, table.rows_kept(_at(rest, place)))
     return rest
 
 
-def _checkpoint() -> Any:
-    # Only here is it needed, and it takes long to import.
-    return import_module("torch.distributed.checkpoint")
-
-
-@contextmanager
-def _failures() -> Iterator[None]:
-    """Raise the error of the process that failed, which torch wraps in one that is no ``Exception``."""
-    try:
-        with warnings.catch_warnings():  # that one process loads by itself is meant
-            warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
-            yield
-    except _checkpoint().CheckpointException as error:
-        rank, (reason, _) = next(iter(error.failures.items()))
-        raise BundleError(f"process {rank} could not write or read its rows: {reason}") from reason
-
-
-def _cut_tensor(own: Tensor, shape: tuple[int, ...]) -> Any:
-    """Return the whole tensor, of which this process has a run of rows."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import DTensor, Shard
-
-    stride = torch.empty(shape, device="meta").stride()
-    mesh = init_device_mesh("cpu", (here().size,))
-    size = torch.Size(shape)
-    return DTensor.from_local(own, mesh, [Shard(0)], run_check=False, shape=size, stride=stride)
-
-
-def _run(num: int) -> tuple[int, int]:
-    """Return the run of slots that this process keeps of ``num``."""
-    job = here()
-    length = -(-num // job.size)
-    return min(num, job.rank * length), min(num, (job.rank + 1) * length)
+def _read(file: Path) -> Any:
+    """Return the rows of one process, which stay on disk until they are read."""
+    rows = load_checked(file, mapped=True)
+    if rows is None:
+        raise BundleError(f"{str(file)!r} is missing or damaged.")
+    return rows
 
 
 def _name(place: Place) -> str:
@@ -144,7 +116,7 @@ def _name(place: Place) -> str:
 
 def _leaves(tree: Any, place: Place = ()) -> list[tuple[Place, Any]]:
     """Return what a tree of dictionaries and lists holds; a note of missing rows is a leaf."""
-    if isinstance(tree, Mapping) and set(tree) != {"rows", "type"}:
+    if isinstance(tree, Mapping) and set(tree) != {"rows", "processes", "type"}:
         return [leaf for key, each in tree.items() for leaf in _leaves(each, (*place, key))]
     if isinstance(tree, list):
         return [leaf for key, each in enumerate(tree) for leaf in _leaves(each, (*place, key))]
