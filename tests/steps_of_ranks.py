@@ -45,7 +45,7 @@ from twotower.training.choices import resolve
 from twotower.training.heats import Heat
 from twotower.training.reading import Reader
 from twotower.training.settings import with_values
-from twotower.training.several_processes import check_alike
+from twotower.training.several_processes import check_alike, check_same_features
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
 
@@ -300,6 +300,16 @@ def local_log_q() -> Iterator[None]:
         Reader.read = read  # type: ignore
 
 
+def with_other_items(job: jobs.Job) -> Task:
+    """Return a task of the same events, in the second process with other columns of the items."""
+    world, settings = CASES["no history"]
+    kinds = [f"kind {n % (5 if job.rank == 1 else 4)}" for n in range(NUM_ITEMS)]
+    items = world.items.with_columns(kind=pl.Series(kinds))
+    config = Config.from_dict(merged(BASE, STATED, *settings))
+    with jobs.alone():
+        return Task.of(world.interactions, items=items, queries=world.queries, config=config)
+
+
 def refusals(job: jobs.Job) -> Iterator[tuple[str, str]]:
     """Yield what is said to processes that differ from each other, by the case."""
     task = task_of("no history")
@@ -320,6 +330,8 @@ def refusals(job: jobs.Job) -> Iterator[tuple[str, str]]:
     yield "as they should be", said(lambda: check_alike(task))
     parts = np.where(np.arange(len(task.dataset.parts)) == 0, Part.TRAIN, Part.VALID)
     few = replace(task, dataset=replace(task.dataset, parts=parts.astype(np.uint8)))
+    yield "same tables", said(lambda: check_same_features(trainer_of(task)))
+    yield "another table", said(lambda: check_same_features(trainer_of(with_other_items(job))))
     yield "few events", said(lambda: check_alike(few))
     yield "one refuses", said(lambda: job.all_of(read))
 

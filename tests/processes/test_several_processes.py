@@ -68,6 +68,13 @@ class TestRanks:
         assert found["refusals of the second"]["settings"].startswith("OtherProcessError: ")
         assert found["refusals"]["as they should be"] == "nothing"
 
+    def test_processes_with_other_items_are_refused(self, found: Found) -> None:
+        said = found["refusals"]["another table"]
+        assert said.startswith(
+            "ConfigError: all processes must have the same items and queries, got digest "
+        )
+        assert found["refusals"]["same tables"] == "nothing"
+
     def test_fewer_events_than_processes_are_refused(self, found: Found) -> None:
         said = found["refusals"]["few events"]
         assert said.startswith(

@@ -21,6 +21,7 @@ from twotower.training.closed_form import is_quick, no_closed_form, no_part, set
 from twotower.training.heats import Heat
 from twotower.training.race import Race, record_of
 from twotower.training.settings import with_values
+from twotower.training.several_processes import check_same_features
 from twotower.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -128,10 +129,12 @@ def train_best(
         raise ArgumentError(
             f"{argument('resume')} must go with {argument('out')}, got no {argument('out')}."
         )
+    job, forms = here(), ClosedForms()
+    if not job.is_alone:
+        check_same_features(first)
     race = Race(given, first, heats, out=out, resume=resume)
     if race.said:
         teller.on_choices((race.said,), first.config)
-    job, forms = here(), ClosedForms()
     if job.is_first:  # it alone compares them
         with alone():
             forms = closed_forms(given, first, teller)

@@ -286,11 +286,15 @@ def train_views(
         settings, choices = resolve(task.config, task.dataset)
         heats = open_heats(task.config, settings, task.dataset)
         teller.on_choices(told_with(choices, heats), settings)
-        first = Trainer(task.dataset, task.sides, settings)
         best = train_best(
-            task.config, first, heats, out=target, resume=resume, minutes=minutes, bar=teller
+            task.config,
+            Trainer(task.dataset, task.sides, settings),
+            heats,
+            out=target,
+            resume=resume,
+            minutes=minutes,
+            bar=teller,
         )
-        del first
         trained = finish(
             task,
             best.trainer,

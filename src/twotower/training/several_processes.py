@@ -1,6 +1,7 @@
 """What several processes that train one model must agree on, before the first step."""
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
 import numpy as np
@@ -12,8 +13,9 @@ from twotower.config import Config
 from twotower.data.dataset import Part
 from twotower.errors import ConfigError
 from twotower.processes.job import here
-from twotower.training.bundle_contents import data_digest
+from twotower.training.bundle_contents import data_digest, fingerprint
 from twotower.training.task import Task
+from twotower.training.trainer import Trainer
 
 
 def check_settings(config: Config, *, minutes: float | None) -> None:
@@ -35,34 +37,29 @@ def check_settings(config: Config, *, minutes: float | None) -> None:
 
 
 def check_alike(task: Task) -> None:
-    """Refuse processes that would train different models.
+    """Refuse processes that read different events or have different settings.
 
     Raises:
-        ConfigError: Settings, versions of libraries or tables differ, or there are fewer events than
+        ConfigError: Settings, versions of libraries or events differ, or there are fewer events than
             processes; the first process has it.
         OtherProcessError: The same in the other processes.
     """
     job = here()
     dataset = task.dataset
-    own = {
-        "settings": task.config.to_toml(),
-        "version of twotower": version("twotower"),
-        "version of torch": torch.__version__.partition("+")[0],
-        "version of numpy": np.__version__,
-        "version of polars": pl.__version__,
-        "events": data_digest(dataset.interactions, dataset.parts),
-    }
-    of_all = job.objects({name: _short(name, text) for name, text in own.items()})
+    of_all = job.objects(
+        {
+            "settings": task.config.to_toml(),
+            "version of twotower": version("twotower"),
+            "version of torch": torch.__version__.partition("+")[0],
+            "version of numpy": np.__version__,
+            "version of polars": pl.__version__,
+            "events": data_digest(dataset.interactions, dataset.parts),
+        }
+    )
     num = int((dataset.parts == Part.TRAIN).sum())
 
     def check() -> None:
-        for rank, given in enumerate(of_all):
-            for name, text in given.items():
-                if text != of_all[0][name]:
-                    raise ConfigError(
-                        f"all processes must have the same {name}, got {of_all[0][name]} in process 0 and "
-                        f"{text} in process {rank}; start all of them with one command on equal machines."
-                    )
+        _check_equal(of_all)
         if num < job.size:
             raise ConfigError(
                 f"training must have an event for each process, got {num:,} events and {job.size} "
@@ -70,6 +67,30 @@ def check_alike(task: Task) -> None:
             )
 
     job.all_of(check)
+
+
+def check_same_features(trainer: Trainer) -> None:
+    """Refuse processes whose tables of items or queries differ.
+
+    Raises:
+        ConfigError: The features differ; the first process has it.
+        OtherProcessError: The same in the other processes.
+    """
+    job = here()
+    of_all = job.objects({"items and queries": fingerprint(trainer)})
+    job.all_of(lambda: _check_equal(of_all))
+
+
+def _check_equal(of_all: Sequence[Mapping[str, str]]) -> None:
+    """Refuse differences between what each process has, by its name."""
+    for rank, given in enumerate(of_all):
+        for name, text in given.items():
+            if text != of_all[0][name]:
+                first, other = (_short(name, each) for each in (of_all[0][name], text))
+                raise ConfigError(
+                    f"all processes must have the same {name}, got {first} in process 0 and {other} in "
+                    f"process {rank}; start all of them with one command on equal machines."
+                )
 
 
 def _short(name: str, text: str) -> str:
