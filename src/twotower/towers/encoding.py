@@ -125,9 +125,9 @@ class Encoding:
         with evaluating(self.model):
             # Without any query one empty chunk still tells the width.
             for start in range(0, max(1, len(histories)), step):
-                here = slice(start, min(start + step, len(histories)))
-                part = {name: values[here] for name, values in tensors.items()}
-                chunks.append(encoding._query_chunk(part, histories.take(here)))
+                lines = slice(start, min(start + step, len(histories)))
+                part = {name: values[lines] for name, values in tensors.items()}
+                chunks.append(encoding._query_chunk(part, histories.take(lines)))
         return torch.cat(chunks)
 
     def fetch(self, features: FeatureArrays, histories: Histories) -> None:
