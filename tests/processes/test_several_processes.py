@@ -15,6 +15,7 @@ from twotower.losses.loss_kinds import LOSSES
 from twotower.losses.samplers import SAMPLERS
 from twotower.processes.job import Job
 from twotower.processes.sharded_table import slots_of
+from twotower.processes.started import is_started_by_torchrun
 from twotower.towers.history_encoders import HISTORY_ENCODERS
 
 CLOSE = 1e-5
@@ -150,6 +151,13 @@ class TestJob:
         assert [line for part in parts for line in range(part.start, part.stop)] == list(range(num))
         lengths = [part.stop - part.start for part in parts]
         assert max(lengths) - min(lengths) <= 1
+
+
+class TestStarted:
+    def test_an_empty_number_of_processes_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("WORLD_SIZE", "")
+        monkeypatch.setenv("RANK", "0")
+        assert not is_started_by_torchrun()
 
 
 class TestSlots:

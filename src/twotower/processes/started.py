@@ -7,7 +7,7 @@ from twotower.errors import ConfigError
 
 def is_started_by_torchrun() -> bool:
     """Return whether the environment names this process one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+    return int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ
 
 
 def check_one_process(command: str) -> None:
