@@ -12,7 +12,7 @@ from nights import first, shop
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.evaluation.ranking import Evaluation, evaluate
 from twotower.histories import Histories
-from twotower.updating.check import Check, Lead, checked, lead_of, measured
+from twotower.updating.check import LEAST_QUERIES, Check, Lead, checked, lead_of, measured
 from twotower.updating.moving_rows import MovingRows
 from twotower.updating.night import night_of
 from twotower.vocab import FIRST_ROW
@@ -39,14 +39,16 @@ class Knowing:
         return scores
 
 
-def of(share: float) -> Evaluation:
+def of(share: float, num: int | None = None) -> Evaluation:
     data = dataset()
     scorer = Knowing(share, data.items.ids.num_rows)
-    return measured(scorer, data, data.cases(Part.VALID))
+    return measured(scorer, data, data.cases(Part.VALID).take(slice(num)))
 
 
-def check(model: float, yesterday: float, usual: Lead | None = None) -> Check:
-    return checked(of(model), of(yesterday), dataset(), usual)
+def check(
+    model: float, yesterday: float, usual: Lead | None = None, num: int | None = None
+) -> Check:
+    return checked(of(model, num), of(yesterday, num), dataset(), usual)
 
 
 def test_a_model_that_is_as_good_is_not_refused() -> None:
@@ -60,6 +62,11 @@ def test_a_model_that_is_worse_than_yesterdays_is_refused() -> None:
     (reason,) = check(0.3, 0.6).reasons
     assert reason.startswith("The new model is worse than yesterday's by 0.")
     assert check(0.6, 0.3).reasons == ()
+
+
+@pytest.mark.parametrize("num", [LEAST_QUERIES - 1, LEAST_QUERIES])
+def test_a_day_of_few_queries_refuses_nothing(num: int) -> None:
+    assert bool(check(0.0, 1.0, num=num).reasons) == (num >= LEAST_QUERIES)
 
 
 def test_a_model_below_popularity_is_refused_unless_it_was_before() -> None:

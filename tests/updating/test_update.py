@@ -179,6 +179,7 @@ class TestAQuietDay:
         day = pl.DataFrame({"user_id": [3], "item_id": [999], "timestamp": [BEGINS + 30 * DAY]})
         after = night(before, interactions=day, out=tmp_path / "new")
         assert (after.figures["events"], after.figures["steps"]) == (1, 0)
+        assert after.told()[-1] == "The check asked 1 query, and refuses nothing below 30."
         retriever = Retriever.open(tmp_path / "new")
         assert retriever.history(3)[-1] == 999
         assert len(retriever.recommend(3, k=5).item_ids) == 5
@@ -186,6 +187,12 @@ class TestAQuietDay:
         assert (kept is None) == (lists is None)
         if lists is not None and kept is not None:
             assert (kept.list_of[: len(lists.list_of)] == lists.list_of).all()
+
+
+def test_a_day_that_names_no_known_query_says_so() -> None:
+    said = night(first(), interactions=shop(1).with_columns(pl.col("user_id") + 1_000)).told()
+    assert said[-1].startswith("The bundle knows no query of the day: if they are not all new,")
+    assert "no query" not in " ".join(night(first(), interactions=shop(1)).told())
 
 
 class TestTheCheck:

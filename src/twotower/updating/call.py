@@ -28,6 +28,7 @@ from twotower.updating.night import Night, night_of
 from twotower.updating.refusals import check_bundle
 from twotower.updating.steps import learn
 from twotower.updating.updated import Updated
+from twotower.vocab import FIRST_ROW
 
 
 def update(
@@ -124,6 +125,7 @@ def _learnt(night: Night, retriever: Retriever, bar: Callback) -> tuple[Contents
     check = checked(model, yesterday, dataset, usual)
     update_popularity(encoding, dataset, grown.config)
     scorer = ModelScorer(encoding, query_arrays, counts_of(dataset, Part.TRAIN, Part.VALID))
+    asked = grown.queries.ids.ids_of(cases.query_rows)
     figures = {
         "night": night.number,
         "trained": _trained(before, retriever.path),
@@ -131,9 +133,13 @@ def _learnt(night: Night, retriever: Retriever, bar: Callback) -> tuple[Contents
         "learnt": int(night.is_fresh.sum()),
         "moved_rows": moved,
         "steps": steps,
+        "known_queries": int((before.queries.ids.rows_of(asked) >= FIRST_ROW).sum()),
         **check.as_json(),
     }
-    contents, _ = indexed(updated_contents(grown, dataset, scorer, figures), scorer, dataset)
+    contents = updated_contents(grown, dataset, scorer, figures)
+    contents, choices = indexed(contents, scorer, dataset)
+    if choices:
+        bar.on_choices(choices, contents.config)
     return contents, check
 
 

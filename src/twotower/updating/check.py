@@ -35,6 +35,8 @@ K = 10
 TOLERANCE = 0.02
 """Share of yesterday's metric that the new model may be worse by. Without it, one in 40 nights on which
 both models are alike would be refused."""
+LEAST_QUERIES = 30
+"""Queries from which on a day can be refused: intervals of fewer by the bootstrap are too narrow."""
 LEAST_LEAD = 0.5
 """Share of the usual lead below which a day's events do not fit their queries."""
 MOST_QUERIES = 2_048
@@ -156,7 +158,7 @@ def checked(
         lead=None if lead is None else lead.as_json(),
         usual=usual,
         usual_next=after,
-        reasons=tuple(reasons),
+        reasons=tuple(reasons) if len(model.cases) >= LEAST_QUERIES else (),
     )
 
 

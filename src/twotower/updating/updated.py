@@ -9,7 +9,7 @@ from twotower.doctor.findings import Language
 from twotower.evaluation.figures import MAIN_METRIC, SHOWN
 from twotower.serving.bundle import Contents
 from twotower.serving.retriever import Retriever
-from twotower.updating.check import Check
+from twotower.updating.check import LEAST_QUERIES, Check
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -50,6 +50,17 @@ class Updated:
         sentences = [f"Update {night['night']}: {night['events']:,} new events, {ids}; {trained}"]
         if night["held_already"]:
             sentences.append(f"The bundle held {night['held_already']:,} of the events already.")
+        if self.check.queries < LEAST_QUERIES:
+            queries = "query" if self.check.queries == 1 else "queries"
+            sentences.append(
+                f"The check asked {self.check.queries:,} {queries}, and refuses nothing below "
+                f"{LEAST_QUERIES}."
+            )
+        if not night["known_queries"]:
+            sentences.append(
+                "The bundle knows no query of the day: if they are not all new, write their ids as the "
+                "training's table did."
+            )
         if "expired_items" in night:
             sentences.append(
                 f"Expired: {night['expired_items']:,} items, which are no longer offered, and "
