@@ -36,6 +36,7 @@ from twotower.losses.samplers import SAMPLERS
 from twotower.processes import job as jobs
 from twotower.processes import sharded_table
 from twotower.processes.gradients import sum_gradients
+from twotower.towers.build import least_weights
 from twotower.towers.history_encoders import HISTORY_ENCODERS
 from twotower.training import best, race, sharded_checkpoints
 from twotower.training.best import train_best
@@ -235,7 +236,14 @@ def trained(name: str, *, is_sharded: bool) -> tuple[dict[str, torch.Tensor], li
     """Return the whole weights after two epochs, and the validation metric of each epoch."""
     with small_tables(is_sharded=is_sharded):
         trainer = trainer_of(training_task(name))
-    assert bool(sharded_table.sharded_tables(trainer.trained)) == is_sharded
+        tables = sharded_table.sharded_tables(trainer.trained)
+        for each in tables:
+            kept = sharded_table.numbers_kept(each.num_embeddings, each.embedding_dim)
+            assert kept == each.weight.numel()
+        least = least_weights(trainer.config.towers, 24, 30)
+        with jobs.alone():
+            assert (least < least_weights(trainer.config.towers, 24, 30)) == is_sharded
+    assert bool(tables) == is_sharded
     log = trainer.fit().log
     sharded_table.made_whole(trainer.trained)
     weights = {key: each.clone() for key, each in trainer.trained.state_dict().items()}

@@ -218,6 +218,12 @@ def is_to_be_sharded(num_rows: int, dim: int) -> bool:
     return not here().is_alone and num_rows * dim >= SHARDED_FROM_NUMBERS
 
 
+def numbers_kept(num_rows: int, dim: int) -> int:
+    """Return how many numbers of a table this process keeps, if its gradients are sparse."""
+    is_cut = is_to_be_sharded(num_rows, dim)
+    return dim * (len(run_of(num_rows, here())) if is_cut else num_rows)
+
+
 def made_whole(model: nn.Module) -> None:
     """Put whole tables into the model of the first process, in place of those that are kept by rows."""
     for module in list(model.modules()):

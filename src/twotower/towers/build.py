@@ -12,6 +12,7 @@ from twotower.features.encoders import SideEncoder, start_alike
 from twotower.features.schema import Side
 from twotower.features.transforms import SideTransforms
 from twotower.features.tuned import sentence_encoder_of
+from twotower.processes.sharded_table import numbers_kept
 from twotower.towers.history import HistoryEncoder
 from twotower.towers.history_encoders import HISTORY_ENCODERS
 from twotower.towers.layers import SinceLast, SkipMLP, TanhMLP
@@ -138,7 +139,8 @@ def least_weights(
 ) -> tuple[int, int]:
     """Return how many numbers the embeddings of ids and the layers have, without building them.
 
-    Other features come on top, so a model has at least these.
+    Other features come on top, so a model has at least these. Of tables that several processes keep, the
+    share of this one counts.
 
     Args:
         config: Concrete settings.
@@ -146,20 +148,21 @@ def least_weights(
         num_queries: Queries.
         custom: Sides that have a module of the user's own in place of these.
     """
-    rows = 0
+    tables: list[int] = []
     parts: list[nn.Module | None] = []
     with torch.device("meta"):  # shapes alone
         if "query" not in custom:
-            rows += num_queries * (config.query_id == "on")
-            rows += num_items * (config.history != "none" and config.history_items == "separate")
+            tables.append(num_queries * (config.query_id == "on"))
+            has_own = config.history != "none" and config.history_items == "separate"
+            tables.append(num_items * has_own)
             parts += [_history_encoder(config), _block(config, config.query_widths)]
         if "item" not in custom:
-            rows += num_items * (config.item_id == "on")
+            tables.append(num_items * (config.item_id == "on"))
             parts.append(_block(config, config.item_hidden))
     layers = sum(
         weight.numel() for part in parts if part is not None for weight in part.parameters()
     )
-    return rows * config.width, layers
+    return sum(numbers_kept(rows, config.width) for rows in tables), layers
 
 
 def of_another_view(model: TwoTower, config: TowersConfig) -> TwoTower:
