@@ -104,6 +104,18 @@ class TestSaving:
         assert os.strerror(errno.EFBIG).lower() in str(raised.value)
         assert not list(tmp_path.iterdir())
 
+    def test_another_error_of_the_disk_leaves_the_old_one(self, tmp_path: Path) -> None:
+        folder = WorkFolder(tmp_path / "m", "f")
+        folder.save(progress_of(1))
+        (folder.path / "checkpoint.pt.writing").mkdir()
+        with pytest.raises(BundleError) as raised:
+            folder.save(progress_of(2))
+        assert str(raised.value).endswith(
+            "could not be written: is a directory; choose another out; an earlier checkpoint stays as it "
+            "was."
+        )
+        assert folder.load().epoch == 1
+
     def test_a_place_that_cannot_be_made(self, tmp_path: Path) -> None:
         (tmp_path / "m.training").write_text("mine")
         with pytest.raises(BundleError, match="could not be written"):

@@ -26,6 +26,8 @@ def save_checked(value: Any, file: Path) -> None:
         hashed = _Hashed(opened)
         torch.save(value, cast("IO[bytes]", hashed))
         opened.write(hashed.digest.digest())
+        opened.flush()
+        os.fsync(opened.fileno())  # before it replaces another: a power failure may come in between
 
 
 def load_checked(file: Path, *, mapped: bool = False) -> Any:
@@ -39,7 +41,7 @@ def load_checked(file: Path, *, mapped: bool = False) -> Any:
         with file.open("rb") as opened:
             if not _is_whole(opened):
                 return None
-        return torch.load(file, weights_only=True, mmap=mapped)
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError):
         return None
 

@@ -29,6 +29,8 @@ _OURS = re.compile(
     rf"{_LOCK}|{re.escape(_LOG)}|{_STOPPED}|checkpoint(-\d+)?(\.pt(\.writing)?|-rows-\d+)"
 )
 """Names of what a working folder holds."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk, or of what its owner may use of it, that has no room left."""
 
 
 @dataclass
@@ -181,21 +183,24 @@ class WorkFolder:
         call it at once; if one of them is lost, the old one stays.
 
         Raises:
-            BundleError: It cannot be written; the folder is empty or gone then.
+            BundleError: It cannot be written. On a full disk the folder is empty or gone then; else the old
+                one stays.
             OtherProcessError: Another process could not write its part, with the same result.
         """
         job = here()
         try:
+            self._write(progress)
+        except (BundleError, OtherProcessError) as error:
+            if not any(job.objects(_is_of_full_disk(error))):
+                raise
+            if job.is_first:
+                self._delete()
             try:
                 self._write(progress)
             except (BundleError, OtherProcessError):
                 if job.is_first:
-                    self._delete()
-                self._write(progress)
-        except (BundleError, OtherProcessError):
-            if job.is_first:
-                self.remove()
-            raise
+                    self.remove()
+                raise
 
     def _write(self, progress: Progress) -> None:
         """Write the rows that each process keeps, and then the rest, which names their folder."""
@@ -325,7 +330,7 @@ def _empty(folder: Path) -> None:
 
 
 @contextmanager
-def _unwritable(folder: Path, left: str = "nothing was left behind") -> Iterator[None]:
+def _unwritable(folder: Path, left: str = "") -> Iterator[None]:
     """Say why a checkpoint could not be written, and what became of it.
 
     Raises:
@@ -334,16 +339,30 @@ def _unwritable(folder: Path, left: str = "nothing was left behind") -> Iterator
     try:
         yield
     except (OSError, RuntimeError) as error:
+        of_system = _of_system(error)
+        reason = "writing failed"
+        if of_system is not None and of_system.strerror:
+            reason = of_system.strerror.lower()
+        advice = f"choose another {argument('out')}"
+        if of_system is not None and of_system.errno in _FULL:
+            reason = "the disk is full" if of_system.errno == errno.ENOSPC else reason
+            advice, left = f"free some space or {advice}", left or "nothing was left behind"
+        left = left or "an earlier checkpoint stays as it was"
         raise BundleError(
-            f"the checkpoint {str(folder)!r} could not be written: {_reason(error)}; "
-            f"free some space or choose another {argument('out')}; {left}."
+            f"the checkpoint {str(folder)!r} could not be written: {reason}; {advice}; {left}."
         ) from error
 
 
-def _reason(error: BaseException | None) -> str:
-    """Return what the system said: torch raises a RuntimeError of its own while handling that."""
+def _of_system(error: BaseException | None) -> OSError | None:
+    """Return the system's error behind another: torch raises a RuntimeError while it handles that."""
     while error is not None:
-        if isinstance(error, OSError) and error.strerror:
-            return "the disk is full" if error.errno == errno.ENOSPC else error.strerror.lower()
+        if isinstance(error, OSError):
+            return error
         error = error.__cause__ or error.__context__
-    return "writing failed"
+    return None
+
+
+def _is_of_full_disk(error: BaseException) -> bool:
+    """Return whether the disk, or the share of it that its owner may use, was full."""
+    found = _of_system(error)
+    return found is not None and found.errno in _FULL

@@ -321,7 +321,10 @@ class Objective:
             return None
         metric, scorer = self.config.training.metric, self.scorer()
         scorer.fetch(self.valid)
-        return best_shares(scorer, self.dataset, self.valid, metric, self.candidates)
+        # On unlike processors the last digits differ, and all must choose alike.
+        return here().from_first(
+            lambda: best_shares(scorer, self.dataset, self.valid, metric, self.candidates)
+        )
 
     def _batches_of(self, train: Interactions) -> Batches:
         config = self.config
