@@ -20,8 +20,8 @@ turns: one process with one thread, one process with two threads, two processes 
 
 ``costs`` trains steps of a pooled history with so many items and as many queries, each id with a vector of
 its own, in one process and in two. It reports examples a second, the peak of anonymous memory of a process
-(sampled from ``/proc``, so that this runs on Linux alone), and the bytes that a process sends and keeps. The
-events are in a prepared folder under ``benchmarks/out/``, which is mapped and not loaded.
+(sampled from ``/proc``, so that this runs on Linux alone), and the bytes that a process sends and keeps.
+The events are in a prepared folder under ``benchmarks/out/``, which is mapped and not loaded.
 """
 
 import json
@@ -229,14 +229,16 @@ def costs(given: Namespace) -> None:
 
 
 def prepared_rows(num: int, folder: Path) -> Path:
-    """Return a prepared folder of events of so many items and as many queries; made where it is not there."""
+    """Return a prepared folder of events of so many items and queries; make it if it is not there."""
     prepared, table = folder / f"data-{num}", folder / f"events-{num}.parquet"
     if not prepared.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         rng, num_events = np.random.default_rng(0), max(LEAST_EVENTS, num)
         columns = {side: rng.permutation(num_events) % num for side in ("user", "item")}
         pl.DataFrame({**columns, "timestamp": np.arange(num_events) * 60}).write_parquet(table)
-        run(1, 1, "-m", "twotower", "prepare", "--interactions", table, "--out", prepared).communicate()
+        run(
+            1, 1, "-m", "twotower", "prepare", "--interactions", table, "--out", prepared
+        ).communicate()
         table.unlink()
     return prepared
 

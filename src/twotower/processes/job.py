@@ -24,7 +24,7 @@ from twotower.processes.started import is_started_by_torchrun
 
 LONGEST_WAIT = timedelta(hours=12)
 """How long a process waits for the others: the first one may prepare a large table before they go on. A
-process that dies closes its connections, which the others see at once."""
+process that dies closes its connections, which the others see at once; a machine without power does not."""
 
 _START = "twotower/start"
 
