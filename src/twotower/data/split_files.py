@@ -101,7 +101,7 @@ def parts_of(given: SplitFiles, events: Interactions, ids: Vocabulary, notes: li
         given: Of the events, in their order.
         events: All events.
         ids: Of the queries.
-        notes: Is told of sessions that cannot be used.
+        notes: Gets a sentence on sessions that cannot be used.
 
     Raises:
         DataError: A session's id stands in another table, too.

@@ -150,7 +150,7 @@ class ShardedTable(nn.Module):
         self._held = None
 
     def _exchange(self, rows: Tensor, job: Job) -> tuple[Tensor, Tensor, list[int], list[int]]:
-        """Tell each process which of its rows this one names, and hear what the others name.
+        """Tell each process which of its rows this one needs, and learn which the others need.
 
         Returns:
             The order of the rows by owner; the places here of the rows that others name; how many go to

@@ -199,7 +199,7 @@ def closed_forms(given: Config, trainer: Trainer, teller: Callback) -> ClosedFor
     Args:
         given: What the user set; what was set stays.
         trainer: Of the training in steps.
-        teller: Is told, also why there is none where it is expected.
+        teller: Gets the choice, or the reason why there is none.
 
     Raises:
         NothingLearntError: Ctrl-C interrupted it.
@@ -252,7 +252,7 @@ def add_better_part(
         trainer: Holding its best weights; without its validation metric nothing is done.
         steps: Its progress, which gets the metric and the weights.
         parts: What may be added, the narrowest first.
-        teller: Is told.
+        teller: Gets the choice.
     """
     if steps.best_metric is None or not parts:
         return
@@ -332,7 +332,7 @@ def better_of(
         trainer: Of the training in steps, holding its best weights.
         steps: Its progress; of an interrupted training, without a metric or with one.
         closed: The closed form; None if there is none.
-        teller: Is told.
+        teller: Gets the choice.
     """
     trained = steps.best_metric
     if closed is None or trained is None:

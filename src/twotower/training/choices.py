@@ -1,4 +1,4 @@
-"""What ``auto`` stands for, decided from the data once and written into the config."""
+"""What each ``auto`` becomes: decided from the data once, and written into the config."""
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ WEIGHT_DECAY = 0.1
 DECAY_OF_VIEWS = 1.0
 """The same of several views without an order: what only one of them has in common fades."""
 ADAM_UP_TO = 2**26
-"""Numbers in an embedding table up to which adam's two moments, 512 MB, may stand beside them."""
+"""Numbers in an embedding table up to which adam may keep its two moments, 512 MB, beside them."""
 RATE = 0.006
 """Step size."""
 RATE_OF_TEXTS = 0.002

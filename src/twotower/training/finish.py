@@ -63,8 +63,8 @@ def finish(
         untrained: Copies of the user's own modules from before the training, for the other trainings.
         stopped_early: Whether Ctrl-C ended what came before.
         provenance: What else the bundle keeps of how it was made.
-        bar: Is told how it goes.
-        teller: Is told of the choices, phases and figures, in place of ``bar``: of it and the loggers.
+        bar: Shows how it goes.
+        teller: Gets the choices, phases and figures; the bar and the loggers. None for ``bar``.
     """
     teller = bar if teller is None else teller
     config, untrained = trainer.config, untrained or {}
@@ -101,7 +101,7 @@ def finish(
             dataset,
             calibrated=LOSSES[config.loss.kind].takes_labels,
             baselines=baselines,
-            # What was chosen before validation was learnt stands beside the model that learnt it.
+            # What was chosen before validation was learnt is kept for the model that learnt it.
             served=None if served is None else replace(served[place], model=scorer),
             refit=is_refit,
             tell=_phases(teller, view),
@@ -153,7 +153,7 @@ def finish(
 
 
 def _phases(teller: Callback, view: str | None) -> Callable[[str], None]:
-    """Return what is told of a phase, which is named with the view where there are several."""
+    """Return a function that announces a phase; where there are several views, with the view's name."""
     return lambda phase: teller.on_phase(phase if view is None else f"{view}: {phase}")
 
 

@@ -102,7 +102,7 @@ class _Logger(Callback, ABC):
             if method in ("protocol", "refit") or not isinstance(metrics, Mapping):
                 continue
             prefix = part if method == "model" else f"{part}/{method}"
-            # The intervals, curves and sentences that stand beside the methods are no numbers.
+            # The intervals, curves and sentences beside the methods are not numbers.
             for metric, value in metrics.items():
                 if isinstance(value, Real):
                     found[f"{prefix}/{metric}"] = float(value)

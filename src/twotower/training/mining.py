@@ -21,9 +21,9 @@ DEPTH = 100
 class Miner:
     """Refreshes the lists of a ``HardNegatives`` sampler.
 
-    A query is encoded with what its history reads before its last training item that is asked for, which is
-    its own item here; what it reads in training is never mined. Where histories are read, queries without
-    anything before are not mined for.
+    A query is encoded with what its history reads before the last training item that the model predicts,
+    which is its own item here. What it reads in training is never mined. Where histories are read, queries
+    without earlier events are left out.
 
     Args:
         sampler: Whose lists are refreshed.

@@ -156,7 +156,7 @@ class NotebookProgress(Callback):
 def callback_of(
     progress: Callback | Literal["auto", "bar"] | None, *, tuning: bool = False
 ) -> Callback:
-    """Return what is told how a training goes.
+    """Return the callback that shows how a training goes.
 
     Args:
         progress: ``"auto"`` is a bar in a terminal or a notebook, and nothing elsewhere; ``"bar"`` is a bar

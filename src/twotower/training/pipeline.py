@@ -74,7 +74,7 @@ def train(
         interactions: A file or a frame of events; a folder or a glob pattern of such files; or the folder
             of ``prepare_folder``, which holds all tables. Or a mapping with ``train``, ``test`` and
             optionally ``valid``, which are then taken as they are; ``test_sessions`` and ``valid_sessions``
-            in their place hold new queries, each with the events before the one that is asked for.
+            in their place hold new queries, each with the events before the one to predict.
         items: A file or a frame of the items' columns; or an ``(I, d)`` array or tensor, whose ids
             are 0 to I - 1.
         queries: The same for the queries.
@@ -107,10 +107,10 @@ def train(
         refit: Whether to train once more, after the choice of epochs and for as many, on training and
             validation events together; the figures are those of that model. ``"all"``, for production,
             learns the test events, too, and puts them into the histories: the figures are then those of the
-            model before, and are told as such.
+            model before, and say so.
         progress: ``"auto"`` shows a bar in a terminal and in a notebook, and nothing elsewhere; ``"bar"``
-            shows one everywhere, None nowhere; or a ``Callback`` of your own, which is told how it goes.
-        loggers: More callbacks, which are told of the first seed: ``TensorBoardLogger``,
+            shows one everywhere, None nowhere; or a ``Callback`` of your own.
+        loggers: More callbacks for the training with the first seed: ``TensorBoardLogger``,
             ``MLflowLogger``, your own. Where there is a race, they follow the winner of it.
         tensorboard: Folder in which the training is logged for TensorBoard, in a folder of its own.
         mlflow: Experiment of an MLflow server to which it is logged.

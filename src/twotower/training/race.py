@@ -137,7 +137,7 @@ class Race:
 
         Args:
             watcher: Follows the trainings.
-            teller: Is told the result of each heat; None for ``watcher``.
+            teller: Gets the result of each heat; None for ``watcher``.
         """
         teller = teller or watcher
         try:

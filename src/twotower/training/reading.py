@@ -191,7 +191,7 @@ class Reader:
         config: With no ``auto`` left.
         query_arrays: One array a feature over all query rows.
         sampler: Of the candidates.
-        stream: Is told of the items of each batch, where frequencies are estimated on the way; or None.
+        stream: Counts the items of each batch, where frequencies are estimated on the way; or None.
     """
 
     encoding: Encoding

@@ -80,7 +80,7 @@ def search_space(
     dim             b/2 to 2b, steps of b/4   capacity, which costs time and memory in proportion
     query_hidden    none, b/2, b, 2b          from a linear mix to wider layers; not where b is none
     dropout         0 to 0.5, steps of 0.05   small data want more of it, large data none
-    id_dropout      0 to 0.3, steps of 0.05   where items have features that can stand in for an id
+    id_dropout      0 to 0.3, steps of 0.05   where items have features that can replace an id
     history         pooled, recency, mean     where events have an order and a history is read
     history_length  10 to 4b, log             the same; up to the longest history in training
     similarity      dot, cosine               for softmax without a stated temperature: cosine learns
@@ -297,7 +297,7 @@ class Study:
         self._study.tell(trial.number, state=self._states.FAIL)
 
     def ask(self) -> "optuna.Trial":
-        """Return the next trial; it stands in the study as unfinished until ``tell``."""
+        """Return the next trial; the study holds it as unfinished until ``tell``."""
         return self._study.ask(self._space)
 
     def tell(self, trial: "optuna.Trial", end: End, progress: Progress) -> None:

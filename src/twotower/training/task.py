@@ -238,7 +238,7 @@ def _fit_features(dataset: Dataset, config: Config, *, private: bool) -> tuple[S
             side,
             table.id_column,
             getattr(config.features, side),
-            # Text of the views' item ids stands in a column of its own.
+            # The text of the views' item ids has a column of its own.
             key_text=is_read and not (side == "item" and dataset.views),
             settings=config.features,
             forms=table.forms,

@@ -135,7 +135,7 @@ class Trainer:
     """Trains a ``TwoTower`` on a split data set.
 
     Args:
-        dataset: Split, with at least one validation case unless ``fit`` is told the epochs.
+        dataset: Split, with at least one validation case unless ``fit`` gets the number of epochs.
         sides: The fitted features.
         config: With no ``auto`` left; see ``choices.resolve``. A closed form beside the towers is not there
             before ``add``, whatever ``towers.spectral_dim`` says.
@@ -250,7 +250,7 @@ class Trainer:
 
         Args:
             progress: Where to go on from; None starts afresh.
-            watcher: Is told how it goes.
+            watcher: Follows how it goes.
             save: Called after each epoch.
             epochs: At least 0: train for so many without a validation, and keep the last weights, as where
                 validation is learnt from, too. Schedules are those of ``training.epochs``.
@@ -298,7 +298,7 @@ class Trainer:
                     progress, optimizers, average, watcher, validates=epochs is None
                 )
                 if save is not None:
-                    save(progress)  # before anybody hears of the epoch and presses Ctrl-C
+                    save(progress)  # before a watcher learns of the epoch and ends it
                 watcher.on_epoch(record)
         except KeyboardInterrupt:
             if not here().is_alone:  # the others are at another step

@@ -54,7 +54,7 @@ def index_items(
 
     Args:
         items: A file or a frame with an id and columns of text.
-        text: Columns that are read; none stands for every column that reads as text.
+        text: Columns that are read; without any, every column that reads as text.
         out: Where to write the bundle; None keeps it in memory.
         config: Settings; without any those of the recipe ``search``. Those of a training are not read.
         name: What the data is called in reports; by default the file's name.

@@ -165,8 +165,8 @@ def checked(
 def lead_of(found: Evaluation) -> Interval | None:
     """Return how much better a method ranks the own targets of queries than those of the other queries.
 
-    Each query is also asked for the targets of all queries, as if they had been dealt out at random. Where
-    items are shuffled among events, both are the same. Only queries with a history count.
+    Each query is also scored on the targets of all queries, as if they were drawn at random. Where items
+    are shuffled among events, both are the same. Only queries with a history count.
 
     Returns:
         The mean NDCG@10 with the own target minus that with a dealt one, paired; None without a query that

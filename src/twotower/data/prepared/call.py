@@ -165,7 +165,7 @@ class Call:
         """Yield blocks of events: their file, the name of their piece, the events, and their counts.
 
         Args:
-            tell: Is told of each file.
+            tell: Called with a sentence for each file.
             start_of: Number of blocks of a file that are done.
         """
         for number, each in enumerate(self.files):
@@ -220,7 +220,7 @@ class Call:
         """Read everything, write nothing, and return what the manifest would be.
 
         Args:
-            tell: Is told how it goes.
+            tell: Called with the name of each phase.
         """
         own = self._own_ids()
         counts, ids = _Counts(), {"query": _no_ids(), "item": _no_ids()}
@@ -238,7 +238,7 @@ class Call:
         Args:
             out: The folder.
             work: Where what is done is kept until all is.
-            tell: Is told how it goes.
+            tell: Called with the name of each phase.
         """
         manifest, roles = self.manifest, self.manifest.reader.roles
         own = self._own_ids(out if self.is_append else None)

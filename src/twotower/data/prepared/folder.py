@@ -102,7 +102,7 @@ def prepare_folder(
         append: Whether to add to a folder that exists. Files that it holds already are passed over.
         config: Settings; ``[data]`` says which column is what, and ``append`` takes what the folder was
             prepared with.
-        tell: Is told how it goes.
+        tell: Called with the name of each phase.
         **keywords: Single settings; see ``keywords.Keywords``.
 
     Raises:

@@ -45,7 +45,7 @@ def prepared_if_large(
         queries: As ``train`` takes it.
         config: The settings.
         out: The bundle to be; None makes the folder a temporary one.
-        tell: Is told how it goes.
+        tell: Called with the name of each phase.
     """
     paths = _paths_of(interactions)
     are_tables = all(each is None or isinstance(each, str | Path) for each in (items, queries))
