@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -357,7 +357,8 @@ class Told(Callback):
 @contextmanager
 def little_memory(job: jobs.Job) -> Iterator[None]:
     """Let the first process have no memory for the closed form, and the second none for another model."""
-    chosen, made = best.chosen_closed_form, race.Trainer
+    of_best, of_race = vars(best), vars(race)
+    chosen, made = of_best["chosen_closed_form"], of_race["Trainer"]
 
     def too_large(*_: Any) -> Any:
         raise MemoryError
@@ -365,13 +366,13 @@ def little_memory(job: jobs.Job) -> Iterator[None]:
     def made_in_some(*given: Any) -> Trainer:
         if job.rank == 1:
             raise ConfigError("training must fit into memory.")
-        return made(*given)
+        return cast("Trainer", made(*given))
 
-    best.chosen_closed_form, race.Trainer = too_large, made_in_some  # type: ignore
+    of_best["chosen_closed_form"], of_race["Trainer"] = too_large, made_in_some
     try:
         yield
     finally:
-        best.chosen_closed_form, race.Trainer = chosen, made  # type: ignore
+        of_best["chosen_closed_form"], of_race["Trainer"] = chosen, made
 
 
 def told_of_little_memory(job: jobs.Job) -> list[str]:
@@ -418,7 +419,8 @@ def saving(out: Path) -> tuple[WorkFolder, Progress]:
 def on_a_full_disk(job: jobs.Job, out: Path, failures: int) -> str:
     """Save where the second process fails so many times; return what is said, and what is left."""
     work, progress = saving(out)
-    left, real = failures, sharded_checkpoints.save_checked
+    left, of_module = failures, vars(sharded_checkpoints)
+    real = of_module["save_checked"]
 
     def save(value: Any, file: Path) -> None:
         nonlocal left
@@ -427,14 +429,14 @@ def on_a_full_disk(job: jobs.Job, out: Path, failures: int) -> str:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(value, file)
 
-    sharded_checkpoints.save_checked = save  # type: ignore
+    of_module["save_checked"] = save
     try:
         work.save(progress)
         said = "saved"
     except TwoTowerError as error:
         said = f"{type(error).__name__}: {error}"
     finally:
-        sharded_checkpoints.save_checked = real  # type: ignore
+        of_module["save_checked"] = real
     job.objects(None)  # all have ended
     return f"{said} {sorted(each.name for each in work.path.glob('*'))}"
 
@@ -446,7 +448,7 @@ def lost_while_saving(rank: int, out: Path) -> str:
             work, progress = saving(out)
             work.save(progress)
             if rank == 2:
-                sharded_checkpoints.save_checked = lambda *_: os._exit(0)  # type: ignore
+                vars(sharded_checkpoints)["save_checked"] = lambda *_: os._exit(0)
             work.save(progress)
     except OtherProcessError as error:
         return str(error)
