@@ -297,3 +297,14 @@ def test_cold_is_where_all_items_score_the_same(
     cases = dataset.cases(Part.TEST).take(slice(0, 2))
     got = PopularWhenCold(Says(*said), popularity).score(cases)
     assert got.equal(popularity.score(cases) if is_cold else Says(*said).score(cases))
+
+
+@pytest.mark.parametrize(("last", "is_cold"), [(0.5, True), (0.4, False)])
+def test_cold_is_seen_at_the_last_of_many_items(
+    dataset: Dataset, last: float, is_cold: bool
+) -> None:
+    said = Says(*[0.5] * 2_000, last)
+    popularity = Popularity(np.arange(2_001, dtype=np.float32))
+    cases = dataset.cases(Part.TEST).take(slice(0, 2))
+    got = PopularWhenCold(said, popularity).score(cases)
+    assert got.equal(popularity.score(cases) if is_cold else said.score(cases))

@@ -36,6 +36,10 @@ class Baselines:
     left_out: dict[str, str]
 
 
+_FEW = 1_024
+"""Items whose scores say first that a query is not cold."""
+
+
 @dataclass(frozen=True, eq=False)
 class PopularWhenCold:
     """A scorer that falls back on popularity for queries it knows nothing of.
@@ -57,8 +61,10 @@ class PopularWhenCold:
         """Return ``(len(cases), num_item_rows)`` float32."""
         scores = self.scorer.score(cases)
         items = scores[:, FIRST_ROW:]
-        cold = (items == items[:, :1]).all(dim=1)
-        if cold.any():
+        # Most queries differ among a few items, and need no pass over all.
+        may_be = (items[:, :_FEW] == items[:, :1]).all(dim=1).nonzero()[:, 0]
+        cold = may_be[(items[may_be] == items[may_be, :1]).all(dim=1)]
+        if len(cold):
             scores[cold] = torch.from_numpy(self.popularity.counts)
         return scores
 

@@ -35,7 +35,7 @@ SEARCH_EVENTS = 5
 """Queries that are searches have fewer events than this on average: their text says more than a history."""
 
 MOST_SCORES = 20_000_000_000
-"""Scores of an evaluation, which takes about a minute on one core. Of more queries a sample is ranked."""
+"""Scores of a method's evaluation, for one core about 80 seconds. Of more queries a sample is ranked."""
 LEAST_CASES = 10_000
 """Queries that are ranked in any case: with so many an interval is narrow."""
 
