@@ -20,7 +20,9 @@ from twotower.baselines.history_matrices import (
 from twotower.histories import Histories
 
 
-def test_weights_of_a_pair_by_hand() -> None:
+@pytest.mark.parametrize("block", [1, 3, 1_000])
+def test_weights_of_a_pair_by_hand(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twotower.baselines.history_matrices.BLOCK_VALUES", block)
     train = interactions([[2, 3, 2], [], [3]], weights=[1.0, 5.0, 4.0, 2.0])
     largest = query_item_matrix(train, 4).toarray().tolist()
     total = query_item_matrix(train, 4, add_up=True).toarray().tolist()

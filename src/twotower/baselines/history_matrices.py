@@ -9,7 +9,8 @@ import torch
 from scipy import sparse
 
 from twotower.arrays import Float32s, Floats
-from twotower.data.dataset import Interactions
+from twotower.data.dataset import Interactions, query_blocks
+from twotower.data.mapped import BLOCK_VALUES
 from twotower.histories import Histories
 
 _BLOCK_ENTRIES = 8_000_000  # of co-occurrences held at once, about 100 MB
@@ -22,26 +23,45 @@ Number = TypeVar("Number", np.float32, np.float64)
 
 
 def query_item_matrix(
-    train: Interactions, num_item_rows: int, *, add_up: bool = False
+    train: Interactions,
+    num_item_rows: int,
+    *,
+    add_up: bool = False,
+    dtype: type[Number] = np.float64,  # type: ignore[assignment]  # the default of the type, too
 ) -> sparse.csr_array:
     """Return one weight for each query and item that have an event: sparse, queries by items.
+
+    It is made by blocks of queries, so that beside it only one block of events is held in memory.
 
     Args:
         train: Events, all of them positive.
         num_item_rows: Columns of the matrix.
         add_up: Whether to sum the weights of a pair's events, instead of taking the largest. Events
             without weights weigh 1.
+        dtype: Of the weights.
     """
-    pairs = train.query_rows.astype(np.int64) * num_item_rows + train.item_rows
-    order = np.argsort(pairs, kind="stable")
-    pairs, starts = np.unique(pairs[order], return_index=True)
-    weights = np.ones(len(train)) if train.weights is None else train.weights.astype(np.float64)
-    if len(pairs):
-        combine = np.add if add_up else np.maximum
-        weights = combine.reduceat(weights[order], starts)
+    offsets, combine = train.offsets, np.add if add_up else np.maximum
+    lengths = np.zeros(len(offsets) - 1, np.int64)
+    columns, values = [np.zeros(0, np.int32)], [np.zeros(0, dtype)]
+    for low, high in query_blocks(offsets, BLOCK_VALUES):
+        here = slice(int(offsets[low]), int(offsets[high]))
+        if here.start == here.stop:
+            continue
+        pairs = train.query_rows[here].astype(np.int64) * num_item_rows + train.item_rows[here]
+        order = np.argsort(pairs, kind="stable")
+        pairs, starts = np.unique(pairs[order], return_index=True)
+        weights = np.ones(len(order))
+        if train.weights is not None:
+            weights = train.weights[here][order].astype(np.float64)
+        queries, items = np.divmod(pairs, num_item_rows)
+        lengths[low:high] = np.bincount(queries - low, minlength=high - low)
+        columns.append(items.astype(np.int32))
+        values.append(combine.reduceat(weights, starts).astype(dtype))
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    if ends[-1] <= np.iinfo(np.int32).max:
+        ends = ends.astype(np.int32)  # scipy holds the columns in the same type
     return sparse.csr_array(
-        (weights, (pairs // num_item_rows, pairs % num_item_rows)),
-        shape=(len(train.offsets) - 1, num_item_rows),
+        (np.concatenate(values), np.concatenate(columns), ends), shape=(len(lengths), num_item_rows)
     )
 
 

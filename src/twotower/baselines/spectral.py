@@ -136,8 +136,8 @@ def spectrum_of(
         if not 0 <= power < np.inf:
             raise ArgumentError(f"{name} must be at least 0 and finite, got {power}.")
     train = train.where(train.is_read & (train.item_rows >= FIRST_ROW))
-    matrix = matrices.query_item_matrix(replace(train, weights=None), num_item_rows)
-    matrix = sparse.csr_array(matrix, dtype=np.float32)
+    plain = replace(train, weights=None)
+    matrix = matrices.query_item_matrix(plain, num_item_rows, dtype=np.float32)
     degrees = np.bincount(matrix.indices, minlength=num_item_rows).astype(np.float32)
     lengths = np.diff(matrix.indptr)
     matrix.data *= np.repeat(_power(lengths.astype(np.float32), -query_power), lengths)
