@@ -987,9 +987,10 @@ def test_what_nobody_foresaw_is_told_as_json(
 def test_work_for_one_does_not_starve_the_others(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, wait_for: Callable[[int], None]
 ) -> None:
-    may_go = threading.Semaphore(0)
+    began, may_go = threading.Event(), threading.Semaphore(0)
 
     def slow(*_: Any, **__: Any) -> None:
+        began.set()
         assert may_go.acquire(timeout=PATIENCE)
         raise ArgumentError("slow")
 
@@ -1000,7 +1001,9 @@ def test_work_for_one_does_not_starve_the_others(
         ThreadPoolExecutor(13) as pool,
     ):
         told = {"query_id": 5, "item_id": 3}
-        asked = [pool.submit(http.post, "/explain", json=told) for _ in range(12)]
+        asked = [pool.submit(http.post, "/explain", json=told)]
+        assert began.wait(PATIENCE)  # until then it is in the queue, and takes a place there
+        asked += [pool.submit(http.post, "/explain", json=told) for _ in range(11)]
         refused = list(islice(as_completed(asked, PATIENCE), 3))
         assert [each.result().status_code for each in refused] == [429] * 3
         wait_for(9)
