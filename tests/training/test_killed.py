@@ -136,12 +136,14 @@ class Whole:
 
 
 class Syncs:
-    """Stands in for ``os.fsync``, and kills in one of its calls, counted from 0."""
+    """Replaces ``os.fsync``, and kills in one of its calls, counted from 0 without those of checkpoints."""
 
     def __init__(self, kill_in: int | None = None) -> None:
         self.kill_in, self.num, self.sync = kill_in, 0, os.fsync
 
     def __call__(self, descriptor: int) -> None:
+        if "model.training" in Path(f"/proc/self/fd/{descriptor}").readlink().parts:
+            return
         if self.num == self.kill_in:
             raise KilledError
         self.num += 1
