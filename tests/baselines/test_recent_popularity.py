@@ -16,6 +16,7 @@ from twotower.baselines.popularity import (
 )
 from twotower.baselines.specs import PopularWhenCold
 from twotower.baselines.validation import Validation
+from twotower.data import mapped
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.data.preparation import prepare
 from twotower.data.splits import split
@@ -203,3 +204,19 @@ def test_all_at_once_is_no_reason_to_fail() -> None:
     frame = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
     chosen = choose_recent_popularity(split(prepare(frame).dataset))
     assert 0 < chosen.half_life < np.inf
+
+
+def test_blocks_of_events_add_up_to_what_all_at_once_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    rows, times = rng.integers(2, 9, 200).tolist(), rng.integers(0, 100, 200).astype(float).tolist()
+    fitted = RecentPopularity.fit(interactions(rows, times), 9, half_life=7.0)
+    asked = Cases(
+        query_rows=np.full(3, 2, np.int32),
+        histories=Histories.empty(3),
+        targets=Histories.empty(3),
+        times=np.array([20.0, 90.0, 55.0]),
+    )
+    whole = fitted.score(asked)
+    monkeypatch.setattr(mapped, "BLOCK_VALUES", 7)
+    again = RecentPopularity.fit(interactions(rows, times), 9, half_life=7.0)
+    assert torch.equal(again.score(asked), whole)

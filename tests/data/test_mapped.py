@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from twotower.data import mapped
-from twotower.data.mapped import ColumnFile, blocks, is_mapped, where
+from twotower.data.mapped import ColumnFile, blocks, in_order, is_mapped, where
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +37,16 @@ def test_what_is_cut_out_is_mapped_and_its_file_has_no_name(tmp_path: Path) -> N
     assert is_mapped(again)
     assert again.tolist() == [value for value in range(1, 100, 3) if value % 2 == 0]
     assert [path.name for path in tmp_path.iterdir()] == ["column.npy"]
+
+
+def test_places_in_another_order_are_mapped_if_the_column_is(tmp_path: Path) -> None:
+    whole = column(tmp_path)
+    order = np.random.default_rng(0).permutation(100)[:50]
+    found = in_order(whole, order)
+    assert is_mapped(found)
+    assert found.tolist() == order.tolist()
+    assert [path.name for path in tmp_path.iterdir()] == ["column.npy"]
+    assert not is_mapped(in_order(np.asarray(whole), order))
 
 
 def test_a_folder_that_is_gone_is_none_to_write_to(tmp_path: Path) -> None:

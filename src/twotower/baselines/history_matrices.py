@@ -42,7 +42,9 @@ def query_item_matrix(
     """
     offsets, combine = train.offsets, np.add if add_up else np.maximum
     lengths = np.zeros(len(offsets) - 1, np.int64)
-    columns, values = [np.zeros(0, np.int32)], [np.zeros(0, dtype)]
+    # Room for a pair of each event; what stays empty takes no memory.
+    columns, values = np.empty(len(train), np.int32), np.empty(len(train), dtype)
+    end = 0
     for low, high in query_blocks(offsets, BLOCK_VALUES):
         here = slice(int(offsets[low]), int(offsets[high]))
         if here.start == here.stop:
@@ -55,13 +57,14 @@ def query_item_matrix(
             weights = train.weights[here][order].astype(np.float64)
         queries, items = np.divmod(pairs, num_item_rows)
         lengths[low:high] = np.bincount(queries - low, minlength=high - low)
-        columns.append(items.astype(np.int32))
-        values.append(combine.reduceat(weights, starts).astype(dtype))
+        filled = slice(end, end + len(pairs))
+        columns[filled], values[filled] = items, combine.reduceat(weights, starts)
+        end = filled.stop
     ends = np.concatenate([[0], np.cumsum(lengths)])
     if ends[-1] <= np.iinfo(np.int32).max:
         ends = ends.astype(np.int32)  # scipy holds the columns in the same type
     return sparse.csr_array(
-        (np.concatenate(values), np.concatenate(columns), ends), shape=(len(lengths), num_item_rows)
+        (values[:end], columns[:end], ends), shape=(len(lengths), num_item_rows)
     )
 
 

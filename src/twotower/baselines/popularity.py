@@ -9,6 +9,7 @@ from twotower.arrays import Float32s, Floats, Rows
 from twotower.baselines.validation import Validation
 from twotower.caller import passing
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
+from twotower.data.mapped import blocks, in_order
 from twotower.errors import ConfigError, check_positive
 
 # Half-lives that are tried, as shares of the time that training spans; the first to fall back on.
@@ -103,7 +104,8 @@ class RecentPopularity:
         weights = np.broadcast_to(np.float64(1.0), len(order))
         if train.weights is not None:
             weights = train.weights[order].astype(np.float64)
-        return cls(train.item_rows[order], train.times[order], weights, num_item_rows, half_life)
+        item_rows, times = in_order(train.item_rows, order), in_order(train.times, order)
+        return cls(item_rows, times, weights, num_item_rows, half_life)
 
     def score(self, cases: Cases) -> torch.Tensor:
         """Return the scores as of each case: ``(len(cases), num_item_rows)`` float32, finite."""
@@ -116,12 +118,12 @@ class RecentPopularity:
         if len(ends) and ends.min() < seen:
             seen, logs = 0, self._nothing()
         for place in np.argsort(nows, kind="stable"):  # one walk through time serves all cases
-            new = slice(seen, int(ends[place]))
             # The logarithms of the counts as of the end: a count itself would fade to 0 with many
             # half-lives, and what fades after an event fades for all items alike.
-            ages = (last - self.times[new]) * (np.log(2) / self.half_life)
-            np.logaddexp.at(logs, self.item_rows[new], np.log(self.weights[new]) - ages)
-            seen = new.stop
+            for new in blocks(int(ends[place]), seen):
+                ages = (last - self.times[new]) * (np.log(2) / self.half_life)
+                np.logaddexp.at(logs, self.item_rows[new], np.log(self.weights[new]) - ages)
+                seen = new.stop
             if seen:
                 scores[place] = logs - logs.max()  # in float64: float32 is finest near 0
         self._walked[:] = [(seen, logs)]

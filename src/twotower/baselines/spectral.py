@@ -12,7 +12,8 @@ from scipy import sparse
 from twotower.arrays import Float32s
 from twotower.baselines import history_matrices as matrices
 from twotower.baselines.validation import Validation, half_lives
-from twotower.data.dataset import Cases, Dataset, Interactions, Part
+from twotower.data.dataset import Cases, Dataset, Interactions, Part, query_blocks
+from twotower.data.mapped import BLOCK_VALUES
 from twotower.errors import ArgumentError, ConfigError, check_least, check_positive
 from twotower.vocab import FIRST_ROW
 
@@ -140,8 +141,12 @@ def spectrum_of(
     matrix = matrices.query_item_matrix(plain, num_item_rows, dtype=np.float32)
     degrees = np.bincount(matrix.indices, minlength=num_item_rows).astype(np.float32)
     lengths = np.diff(matrix.indptr)
-    matrix.data *= np.repeat(_power(lengths.astype(np.float32), -query_power), lengths)
-    matrix.data *= _power(degrees, -item_power)[matrix.indices]
+    of_queries = _power(lengths.astype(np.float32), -query_power)
+    of_items = _power(degrees, -item_power)
+    for low, high in query_blocks(matrix.indptr, BLOCK_VALUES):
+        own = slice(matrix.indptr[low], matrix.indptr[high])
+        matrix.data[own] *= np.repeat(of_queries[low:high], lengths[low:high])
+        matrix.data[own] *= of_items[matrix.indices[own]]
     vectors, values = _decomposed(matrix, width, rounds)
     return Spectrum(vectors, values, degrees, query_power, item_power, rounds)
 
@@ -365,12 +370,11 @@ def _decomposed(matrix: sparse.csr_array, width: int, rounds: int) -> tuple[Floa
     is_wide = matrix.shape[0] < matrix.shape[1]
     tall = matrix.T.tocsr() if is_wide else matrix
     short = tall.shape[1]
-    start = np.random.default_rng(0).standard_normal(
-        (short, min(width + _EXTRA, short)), dtype=np.float32
-    )
-    basis = torch.from_numpy(start)
+    shape = (short, min(width + _EXTRA, short))
+    basis = torch.from_numpy(np.random.default_rng(0).standard_normal(shape, np.float32))
     for _ in range(rounds):
-        basis = torch.from_numpy(_gram_times(tall, torch.linalg.qr(basis).Q.numpy()))
+        basis = torch.linalg.qr(basis).Q  # in a line of its own, which frees the one before
+        basis = torch.from_numpy(_gram_times(tall, basis.numpy()))
     basis = torch.linalg.qr(basis).Q
     quotient = basis.T @ torch.from_numpy(_gram_times(tall, basis.numpy()))
     squares, turns = torch.linalg.eigh(quotient.double())  # ascending

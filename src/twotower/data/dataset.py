@@ -185,7 +185,7 @@ def query_blocks(offsets: Ints, num_events: int) -> Iterator[tuple[int, int]]:
     """
     low, num_rows = 0, len(offsets) - 1
     while low < num_rows:
-        high = int(np.searchsorted(offsets, offsets[low] + num_events, side="right")) - 1
+        high = int(np.searchsorted(offsets, int(offsets[low]) + num_events, side="right")) - 1
         high = min(max(high, low + 1), num_rows)
         yield low, high
         low = high

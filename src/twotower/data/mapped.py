@@ -9,7 +9,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from twotower.arrays import Bools
+from twotower.arrays import Bools, Ints
 from twotower.errors import DataError
 from twotower.paths import reason_of
 
@@ -22,32 +22,55 @@ MAPPED_FROM = 1 << 24
 are shuffled as those of a table are: the same events then give the same model."""
 
 
-def blocks(num: int) -> Iterator[slice]:
-    """Yield the places of ``num`` values, in blocks."""
-    for start in range(0, num, BLOCK_VALUES):
+def blocks(num: int, first: int = 0) -> Iterator[slice]:
+    """Yield the places of ``num`` values, from ``first`` on, in blocks."""
+    for start in range(first, num, BLOCK_VALUES):
         yield slice(start, min(start + BLOCK_VALUES, num))
 
 
 def where(column: npt.NDArray[Any], mask: Bools, num: int) -> npt.NDArray[Any]:
     """Return the values of a mapped column where ``mask`` holds, mapped as well.
 
-    They are written to an unnamed file in the column's folder. The system frees it with the last array that
-    maps it.
-
     Args:
-        column: ``(n,)``, as ``numpy.load`` or this function mapped it.
+        column: ``(n,)``, as ``numpy.load`` or this module mapped it.
         mask: ``(n,)``.
         num: How many values those are, at least 1.
 
     Raises:
         DataError: There is no room for the file.
     """
+    kept = (column[places][mask[places]] for places in blocks(len(column)))
+    return _written(kept, column, num)
+
+
+def in_order(column: npt.NDArray[Any], order: Ints) -> npt.NDArray[Any]:
+    """Return ``column[order]``, mapped if the column is.
+
+    Args:
+        column: ``(n,)``.
+        order: ``(m,)`` places in the column, at least 1.
+
+    Raises:
+        DataError: There is no room for the file.
+    """
+    if not is_mapped(column):
+        return column[order]
+    return _written((column[order[places]] for places in blocks(len(order))), column, len(order))
+
+
+def _written(
+    values: Iterator[npt.NDArray[Any]], column: npt.NDArray[Any], num: int
+) -> npt.NDArray[Any]:
+    """Return values as a mapped, unnamed file in the folder of the column they come from.
+
+    The system frees the file with the last array that maps it.
+    """
     name = getattr(column, "filename", None)
     folder = Path(tempfile.gettempdir()) if name is None else Path(name).parent
     try:
         with _unnamed(folder) as file:
-            for places in blocks(len(column)):
-                file.write(np.ascontiguousarray(column[places][mask[places]]).data)
+            for block in values:
+                file.write(np.ascontiguousarray(block).data)
             file.flush()
             found = np.memmap(file, column.dtype, "r", shape=(num,))
     except OSError as error:
