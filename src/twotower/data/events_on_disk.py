@@ -6,29 +6,25 @@ from typing import Any
 import numpy as np
 
 from twotower.data.dataset import Interactions
-from twotower.histories import Histories
 
 
 def save_events(events: Interactions, folder: Path) -> None:
-    """Write each column as a file that ``open_events`` maps without reading it."""
+    """Write each column as a file that ``open_events`` maps without reading it.
+
+    Args:
+        events: Without impressions, which no prepared folder has.
+        folder: A new one.
+    """
+    assert events.impressions is None
     folder.mkdir(parents=True, exist_ok=False)
-    columns = {**vars(events), "impressions": None}
-    if events.impressions is not None:
-        columns["impressions.offsets"] = events.impressions.offsets
-        columns["impressions.item_rows"] = events.impressions.item_rows
-    for name, column in columns.items():
+    for name, column in vars(events).items():
         if column is not None:
             np.save(folder / f"{name}.npy", column)
 
 
 def open_events(folder: Path) -> Interactions:
     """Return events whose columns stay on disk and are mapped into memory as they are read."""
-    columns = {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
-    offsets = columns.pop("impressions.offsets", None)
-    if offsets is None:
-        return Interactions(**columns)
-    shown = Histories(offsets, columns.pop("impressions.item_rows"))
-    return Interactions(**columns, impressions=shown)
+    return Interactions(**{path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")})
 
 
 def in_memory(events: Interactions) -> Interactions:
