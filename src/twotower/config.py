@@ -56,6 +56,7 @@ _TABLE_OPTIMIZERS = OneOf("twotower.training.optimizers:OPTIMIZERS", ("auto",), 
 _METRICS = OneOf("twotower.evaluation.metrics:METRICS")
 _PART = Rule("be between 0 and 1", lambda part: 0 < part < 1)
 _RECALL = Rule(f"{_PART.text}; to find all, set index.kind = 'exact'", _PART.holds)
+_CANDIDATES = Range(2, 10_000)
 _NOT_NEGATIVE = Rule("be finite and at least 0", lambda value: 0 <= value < inf)
 _NAME = Rule("be of letters, digits, '-' and '_'", re.compile(r"[A-Za-z0-9][\w-]*").fullmatch)
 WIDTH = 64
@@ -398,6 +399,16 @@ class IndexConfig(Section):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RerankConfig(Section):
+    """``[rerank]``: a second stage, trees that put the best items in order (the extra ``rank``)."""
+
+    use: Literal["off", "auto", "on"] = "off"
+    """Whether there is one; ``auto`` keeps it where it is better on validation."""
+    candidates: Annotated[int, _CANDIDATES] = 100
+    """How many of the best items it puts in order."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ViewConfig(Section):
     """``[[views]]``: one kind of item of several that share the queries."""
 
@@ -429,6 +440,7 @@ class Config(Section):
         loss: The loss, and its negatives.
         training: The optimizer, and when to stop.
         index: How items are searched.
+        rerank: The second stage.
         views: One entry for each of several catalogues.
     """
 
@@ -439,6 +451,7 @@ class Config(Section):
     loss: LossConfig = field(default_factory=LossConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
+    rerank: RerankConfig = field(default_factory=RerankConfig)
     views: tuple[ViewConfig, ...] = ()
 
     def _contradictions(self) -> Iterator[str]:

@@ -49,9 +49,12 @@ class Keywords(TypedDict, total=False):
     recall: Annotated[
         float | None, "Recall that an approximate index must reach (index.recall, 0.99)."
     ]
+    rerank: Annotated[
+        str | None, "A second stage behind the model: auto keeps it where it helps, on, off."
+    ]
 
 
-_SETTINGS = {"recipe": "", "split": "split.kind", "recall": "index.recall"}
+_SETTINGS = {"recipe": "", "split": "split.kind", "recall": "index.recall", "rerank": "rerank.use"}
 """The setting of a keyword that does not set the field of its name in ``data``; ``recipe`` sets many."""
 PARTS = ("train", "valid", "valid_sessions", "test", "test_sessions")
 """Parameters for the tables of a given split."""

@@ -40,6 +40,7 @@ def command(
     diversify: float | None = None,
     explore: float | None = None,
     seed: int | None = None,
+    no_rerank: bool = False,
     strict: bool = False,
     json: bool = False,
 ) -> None:
@@ -59,6 +60,7 @@ def command(
         diversify: Weight in 0..1 of being unlike the items above.
         explore: Share in 0..1 of places for items without an event yet.
         seed: Of --explore: another, another draw.
+        no_rerank: Leave the items in the order of the towers' scores.
         strict: Refuse features that the bundle does not know.
     """
     check_least(1, k=k)
@@ -83,7 +85,13 @@ def command(
         with warnings.catch_warnings(record=True) as told_of:
             warnings.simplefilter("always", UserWarning)
             frame = retriever.recommend_all(
-                k, filter=filter_, words=share, rules=rules, at=moment, shard=shard
+                k,
+                filter=filter_,
+                words=share,
+                rules=rules,
+                rerank=not no_rerank,
+                at=moment,
+                shard=shard,
             )
         if out.suffix == ".csv":
             frame = frame.select(c for c in frame.columns if not frame[c].dtype.is_nested())
@@ -99,6 +107,7 @@ def command(
         filter=filter_,
         words=share,
         rules=rules,
+        rerank=not no_rerank,
         strict=strict,
     )
     if json:

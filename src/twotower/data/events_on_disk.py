@@ -24,7 +24,9 @@ def save_events(events: Interactions, folder: Path) -> None:
 
 def open_events(folder: Path) -> Interactions:
     """Return events whose columns stay on disk and are mapped into memory as they are read."""
-    return Interactions(**{path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")})
+    return Interactions(
+        **{path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
+    )
 
 
 def in_memory(events: Interactions) -> Interactions:

@@ -18,7 +18,7 @@ from twotower.evaluation import new_events
 from twotower.evaluation.figures import KS, Measured, measure
 from twotower.evaluation.refit_notes import learnt_of, refuse_learnt_test
 from twotower.evaluation.sampled_candidates import random_candidates, read_candidates
-from twotower.evaluation.scorers import ModelScorer, Served
+from twotower.evaluation.scorers import ModelScorer, Ranked, Served
 from twotower.features.schema import texts_of
 from twotower.index.lexical import LexicalSettings
 from twotower.losses.loss_kinds import LOSSES
@@ -109,13 +109,15 @@ def evaluate_bundle(
             cases, negatives, num_item_rows=num_rows, query_ids=queries, offered=offered
         )
         cases = cases.by_target()
+    model, served = scorer_of(retriever, dataset), served_of(retriever, dataset)
     figures = measure(
-        scorer_of(retriever, dataset),
+        model,
         dataset,
         ks,
         calibrated=LOSSES[retriever.contents.config.loss.kind].takes_labels,
         baselines=baselines,
-        served=served_of(retriever, dataset),
+        served=served,
+        ranked=ranked_of(retriever, dataset, served or model),
         cases=cases,
         candidates=ranked,
         slice_by=slice_by,
@@ -169,6 +171,12 @@ def served_of(retriever: Retriever, dataset: Dataset) -> Served | None:
     settings = LexicalSettings.of_json(told)
     bm25 = BM25.fit(dataset, TextColumns(*map(texts_of, sides)), settings)
     return Served(scorer_of(retriever, dataset), bm25, float(told["share"]), {})
+
+
+def ranked_of(retriever: Retriever, dataset: Dataset, base: ModelScorer | Served) -> Ranked | None:
+    """Return a scorer of a bundle with its second stage behind it; None if the bundle has none."""
+    ranker = retriever.contents.ranker
+    return None if ranker is None else Ranked(base, ranker, not dataset.repeats, dataset.offered)
 
 
 def dataset_of(

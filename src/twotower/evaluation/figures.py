@@ -18,7 +18,7 @@ from twotower.evaluation.known_events import by_known_events
 from twotower.evaluation.metrics import METRICS, auc, log_loss, metric_name
 from twotower.evaluation.ranking import Evaluation, Scorer, check_ks, evaluate_on
 from twotower.evaluation.sampled_candidates import INFLATED
-from twotower.evaluation.scorers import ModelScorer, Served
+from twotower.evaluation.scorers import ModelScorer, Ranked, Served
 from twotower.evaluation.slices import slices
 from twotower.histories import Histories
 from twotower.vocab import FIRST_ROW, PADDING_ROW
@@ -27,7 +27,13 @@ KS = (10, 20, 100)
 MAIN_METRIC = "ndcg@10"
 """The metric of verdicts, slices and the choice of a baseline's settings."""
 
-OURS = {"model": "two-tower", "served": "two-tower as served"}
+OURS = {
+    "model": "two-tower",
+    "served": "two-tower as served",
+    "ranked": "two-tower with ranking",
+    "ranked_left_out": "two-tower with the ranking that was left out",
+}
+"""The model; with its share of BM25; and with a second stage behind either, kept by validation or not."""
 
 
 def methods() -> dict[str, str]:
@@ -96,6 +102,7 @@ def measure(
     calibrated: bool = False,
     baselines: Literal["auto"] | Sequence[str] = "auto",
     served: Served | None = None,
+    ranked: Ranked | None = None,
     cases: Cases | None = None,
     candidates: Histories | None = None,
     slice_by: Sequence[str] | None = None,
@@ -112,6 +119,7 @@ def measure(
         calibrated: Whether the model's scores are log-odds, so that a log loss is meaningful.
         baselines: Their keys; ``"auto"`` takes all that suit the data. See ``fit_baselines``.
         served: The model with its share of BM25, if it is served so.
+        ranked: Either of them with a second stage, if one was fitted.
         cases: The cases; by default one for each query of the part. A query may have several.
         candidates: The items to rank for each case, instead of the whole catalogue; see ``evaluate``.
         slice_by: How to group the cases, with every metric of each group. None takes every known grouping,
@@ -121,13 +129,16 @@ def measure(
             their settings are still chosen on validation before that.
 
     Returns:
-        Plain values, ready for JSON, under these keys: ``model``, ``served`` if BM25 has a share, and the
-        key of each baseline, each with its metrics (``{"ndcg@10": 0.13, ...}``);
+        Plain values, ready for JSON, under these keys: ``model``, ``served`` if BM25 has a share,
+        ``ranked`` or ``ranked_left_out`` if a second stage was fitted, and the key of each baseline, each
+        with its metrics (``{"ndcg@10": 0.13, ...}``);
         ``intervals`` (method, metric: ``[mean, low, high]``); ``differences`` (every other method, metric:
-        the mean of ``served`` if there is one, else of ``model``, minus that method's, paired, in the same
-        form); ``strongest_baseline``, its key or None; ``verdict``, a sentence about it, and ``verdicts``
+        the mean of ``subject_of`` them, minus that method's, paired, in the same form);
+        ``strongest_baseline``, its key or None; ``verdict``, a sentence about it, and ``verdicts``
         about each; ``curves`` (metric, method: one mean for each of ``k``); ``slices`` (see
         ``Slice.as_json``); ``known_events`` (see ``by_known_events``; absent if undefined);
+        ``second_stage`` (how it was chosen, and what the best order of its candidates would reach; absent
+        without one);
         ``protocol``: what was ranked, the number of queries, the baselines' settings, and which were
         left out and why.
     """
@@ -147,8 +158,11 @@ def measure(
     scorers: dict[str, Scorer] = {"model": model}
     if served is not None and served.share:
         scorers["served"] = served
+    if ranked is not None:
+        scorers["ranked" if ranked.ranker.is_kept else "ranked_left_out"] = ranked
     scorers |= fitted.scorers
-    every_k = (*ks, *(k for k in _CURVE_KS if k not in ks))
+    depths = () if ranked is None else (ranked.ranker.depth,)
+    every_k = tuple(dict.fromkeys((*ks, *_CURVE_KS, *depths)))
     found = {
         name: evaluate_on(dataset, scorer, cases, every_k, candidates=candidates)
         for name, scorer in scorers.items()
@@ -181,12 +195,30 @@ def measure(
         figures["protocol"]["labelled_pairs"] = pairs
     if served is not None:
         figures["words"] = served.as_json()
+    if ranked is not None:
+        before = subject_of(set(scorers) - {"ranked"})
+        figures["second_stage"] = dict(ranked.ranker.figures) | {
+            "ceiling": _ceiling(found[before], ranked.ranker.depth),
+        }
     return figures
 
 
+def _ceiling(found: Evaluation, depth: int) -> dict[str, float]:
+    """Return the main metric if the relevant among the first items came first, and how many those are."""
+    owners, rows = found.cases.targets.owners, found.cases.targets.item_rows
+    pairs = np.unique(owners.astype(np.int64) << 32 | rows)
+    num_relevant = np.bincount(pairs >> 32, minlength=len(found.cases))
+    recall = f"recall@{depth}"
+    hits = np.rint(found.values[recall] * num_relevant)
+    name, k = MAIN_METRIC.split("@")
+    is_hit = np.arange(int(k)) < hits[:, None]
+    best = METRICS[name].at_k(is_hit, num_relevant, int(k))
+    return {MAIN_METRIC: float(best.mean()), recall: float(found.values[recall].mean())}
+
+
 def subject_of(methods: Collection[str]) -> str:
-    """Return the method that verdicts are about: ``served`` if it is there, else ``model``."""
-    return "served" if "served" in methods else "model"
+    """Return the method that verdicts are about: as the bundle answers."""
+    return next(name for name in ("ranked", "served", "model") if name in methods)
 
 
 def _comparison(found: Mapping[str, Evaluation], metrics: Sequence[str]) -> Figures:

@@ -1,4 +1,4 @@
-"""A trained model as a ``Scorer``: alone, and with BM25 beside it as it is served."""
+"""A trained model as a ``Scorer``: alone, with BM25 beside it, and with a second stage behind it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,9 @@ from twotower.baselines.bm25 import BM25
 from twotower.data.dataset import Cases
 from twotower.features.base import FeatureArrays
 from twotower.index.fusion import convex
+from twotower.index.topk import best_of_scores
+from twotower.second_stage.inputs import Candidates, Catalogue
+from twotower.second_stage.ranker import Ranker
 from twotower.towers.encoding import Encoding
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW
 
@@ -129,3 +132,56 @@ class Served:
             "item_columns": list(self.bm25.columns.item),
             **self.chosen,
         }
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """A model whose best items a second stage puts in order, as ``Retriever.recommend`` answers.
+
+    Satisfies ``Scorer``. A query of which the model knows nothing is answered as without a second stage.
+
+    Args:
+        base: The model, or the model as it is served.
+        ranker: The second stage.
+        remove_seen: Whether the items of a history are no candidates.
+        allowed: ``(num_item_rows,)`` bool, the items that may be candidates; None for all.
+    """
+
+    base: ModelScorer | Served
+    ranker: Ranker
+    remove_seen: bool
+    allowed: Bools | None
+
+    @property
+    def model(self) -> ModelScorer:
+        """The model."""
+        return self.base.model if isinstance(self.base, Served) else self.base
+
+    def candidates(self, scores: torch.Tensor, cases: Cases) -> Candidates:
+        """Return the best items by scores: ``(len(cases), num_item_rows)``, which are overwritten."""
+        exclude = cases.histories if self.remove_seen else None
+        found = best_of_scores(
+            scores, self.ranker.depth, exclude, self.allowed, reserved_rows=FIRST_ROW
+        )
+        features = self.model.features_of(cases)
+        return Candidates(found.item_rows, found.scores, cases.questions, features)
+
+    def score(self, cases: Cases) -> torch.Tensor:
+        """Return ``(len(cases), num_item_rows)`` float32."""
+        scores = self.base.score(cases).float().cpu().clone()
+        lines = np.flatnonzero(self.model.is_known(cases))
+        known = cases.take(lines)
+        candidates = self.candidates(scores[torch.from_numpy(lines)], known)
+        rescored = self.ranker.rescored(candidates, self.catalogue)
+        is_there = candidates.item_rows >= FIRST_ROW
+        places = np.broadcast_to(lines[:, None], is_there.shape)[is_there]
+        rows = candidates.item_rows[is_there].astype(np.int64)
+        scores[torch.from_numpy(places), torch.from_numpy(rows)] = torch.from_numpy(
+            rescored[is_there]
+        )
+        return scores
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The items."""
+        return Catalogue(self.model.item_vectors, self.model.encoding.item_features)

@@ -71,6 +71,18 @@ class Boosts(NamedTuple):
         return Boosts(place_of[combination], sums)
 
 
+class Order(NamedTuple):
+    """The order that a second stage gives to the best items of each query.
+
+    Args:
+        item_rows: ``(Q, N)`` int32, distinct for each query; ``PADDING_ROW`` where there are fewer.
+        scores: ``(Q, N)`` float32, what they score now: the scores that they had, handed out again.
+    """
+
+    item_rows: Rows
+    scores: Float32s
+
+
 @dataclass(frozen=True, eq=False)
 class Search:
     """A search for ``Q`` queries that can be repeated on some of the items.
@@ -82,6 +94,7 @@ class Search:
         deviations: ``(Q,)`` float32 standard deviations of the scores, the unit of boosts.
         exclude: For each query, item rows to leave out.
         allowed: ``(num_item_rows,)`` bool, the rows to search; None for all.
+        order: What a second stage says of some items, or None.
     """
 
     index_of: Callable[[slice], Index]
@@ -90,6 +103,7 @@ class Search:
     deviations: Float32s
     exclude: Histories | None = None
     allowed: Bools | None = None
+    order: Order | None = None
 
     def best(self, depth: int, here: slice = slice(None), among: Bools | None = None) -> Pool:
         """Return the first ``depth`` items of each query; equal scores are ordered by row.
@@ -99,6 +113,41 @@ class Search:
             here: The queries to search for.
             among: ``(num_item_rows,)`` bool, the rows to search; None for all allowed rows.
         """
+        if self.order is None:
+            return self._retrieved(depth, here, among)
+        ordered = self._ordered(here, among)
+        num = ordered.item_rows.shape[1]
+        if self.boosts is None and among is None and num >= depth:
+            others = ordered  # whatever is not among them scores less
+        else:
+            # So many items that as many as are wanted are left without those of the order.
+            others = self._retrieved(depth + num, here, among)
+            is_ordered = _are_in(others.item_rows, ordered.item_rows)
+            rows = np.where(is_ordered, np.int32(PADDING_ROW), others.item_rows)
+            scores, moved = (np.where(is_ordered, np.float32(-np.inf), each) for each in others[1:])
+            others = Pool(
+                np.concatenate([ordered.item_rows, rows], axis=1),
+                np.concatenate([ordered.scores, scores], axis=1),
+                np.concatenate([ordered.moved, moved], axis=1),
+            )
+        return _first_of(others, depth)
+
+    def _ordered(self, here: slice, among: Bools | None) -> Pool:
+        """Return the items of the order, with boosts added; those that may not be searched are padding."""
+        assert self.order is not None
+        rows, scores = self.order.item_rows[here], self.order.scores[here]
+        moved = scores
+        if self.boosts is not None:
+            added = self.boosts.sums[self.boosts.of_rows[rows]].astype(np.float32)
+            moved = scores + added * self.deviations[here, None]
+        if among is not None:
+            kept = among[rows]
+            rows = np.where(kept, rows, np.int32(PADDING_ROW))
+            scores, moved = (np.where(kept, each, np.float32(-np.inf)) for each in (scores, moved))
+        return Pool(rows, scores, moved)
+
+    def _retrieved(self, depth: int, here: slice, among: Bools | None) -> Pool:
+        """Return ``best`` without a second stage."""
         allowed = self.allowed if among is None else among
         if among is not None and self.allowed is not None:
             allowed = among & self.allowed
@@ -121,8 +170,21 @@ class Search:
                 moved = found.scores + np.float32(added) * self.deviations[here, None]
                 pools.append(Pool(found.item_rows, found.scores, moved))
         rows, scores, moved = (np.concatenate(each, axis=1) for each in zip(*pools, strict=True))
-        order = np.lexsort((rows, -moved), axis=1)[:, :depth]
-        return Pool(*(np.take_along_axis(each, order, axis=1) for each in (rows, scores, moved)))
+        return _first_of(Pool(rows, scores, moved), depth)
+
+
+def _first_of(pool: Pool, depth: int) -> Pool:
+    """Return the first items of each query, equal scores by row; padding comes last."""
+    order = np.lexsort((pool.item_rows, -pool.moved), axis=1)[:, :depth]
+    rows = np.take_along_axis(pool.item_rows, order, axis=1)
+    scores, moved = (np.take_along_axis(each, order, axis=1) for each in pool[1:])
+    return Pool(rows, scores, moved)
+
+
+def _are_in(rows: Rows, others: Rows) -> Bools:
+    """Return which rows are among the others of the same query: ``(Q, n)``."""
+    owners = np.arange(len(rows), dtype=np.int64)[:, None] << 32
+    return np.isin(owners | rows, owners | others)
 
 
 class Moments:

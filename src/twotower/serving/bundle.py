@@ -27,7 +27,8 @@ from twotower.features.transforms import SideTransforms
 from twotower.histories import Histories
 from twotower.index.approximate import Lists
 from twotower.paths import check_folder_of, check_new_name, reason_of
-from twotower.serving import content_checks, feature_files, manifest, storage
+from twotower.second_stage.ranker import Ranker
+from twotower.serving import content_checks, feature_files, manifest, ranker_files, storage
 from twotower.serving.content_checks import check_array
 from twotower.serving.storage import ListedFiles
 from twotower.toml import parse_toml, toml_value
@@ -104,6 +105,7 @@ class Contents:
         lists: The lists of items for approximate search; None for exact search.
         gone: ``(num_item_rows,)`` bool, the rows of items that were deleted or that have a newer row; None
             if there are none.
+        ranker: The second stage; None if there is none.
     """
 
     config: Config
@@ -129,6 +131,7 @@ class Contents:
     view: str | None = None
     lists: Lists | None = None
     gone: npt.NDArray[np.bool_] | None = None
+    ranker: Ranker | None = None
 
     @cached_property
     def offered(self) -> npt.NDArray[np.bool_] | None:
@@ -232,7 +235,7 @@ def write_bundle(path: str | Path, contents: Contents) -> None:
         sides = (contents.queries, contents.items, contents.events)
         features = [f for side in sides if side is not None for f in side.transforms.features]
         entries = {
-            "format_version": 1 if contents.gone is None else manifest.FORMAT_VERSION,
+            "format_version": _version_of(contents),
             "custom_towers": list(contents.custom),
             "ordered": contents.ordered,
             "repeats": contents.repeats,
@@ -241,6 +244,13 @@ def write_bundle(path: str | Path, contents: Contents) -> None:
             "needs": manifest.needs_of(contents.config, features),
         }
         manifest.write_manifest(folder, entries)
+
+
+def _version_of(contents: Contents) -> int:
+    """Return the first version of the format that has all parts of a bundle."""
+    if contents.ranker is not None:
+        return manifest.FORMAT_VERSION
+    return 1 if contents.gone is None else 2
 
 
 def open_bundle(path: str | Path) -> Contents:
@@ -302,6 +312,8 @@ def _write_files(folder: Path, contents: Contents) -> None:
     if contents.gone is not None:
         rows = np.flatnonzero(contents.gone).astype(np.int32)
         storage.save_arrays(folder / GONE, {"rows": rows})
+    if contents.ranker is not None:
+        ranker_files.write_ranker(folder, contents.ranker)
     if contents.histories is not None:
         of_events = {
             "parts": contents.history_parts,
@@ -392,6 +404,7 @@ def _read_files(files: ListedFiles, entries: Mapping[str, Any]) -> Contents:
         view=view,
         gone=gone,
         lists=_read_index(files, vectors),
+        ranker=ranker_files.read_ranker(files, num_item_rows, queries.transforms, items.transforms),
     )
 
 

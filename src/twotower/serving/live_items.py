@@ -65,6 +65,11 @@ class LiveIds(Vocabulary):
         """Number of rows in the bundle, including the reserved ones."""
         return self._base.num_rows
 
+    @property
+    def first_rows(self) -> npt.NDArray[np.int32]:
+        """The first row of the id of each row: ``(num_rows,)``."""
+        return self._first
+
     def newest(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
         """Return the newest row of the id of each row, in the same shape."""
         return np.asarray(self._newest[self._first[rows]])

@@ -33,8 +33,9 @@ from twotower.serving.storage import sha256, write_texts
 from twotower.version import __version__
 
 Read = TypeVar("Read")
-FORMAT_VERSION = 2
-"""The newest version that we read. A bundle without deleted items is still written in version 1."""
+FORMAT_VERSION = 3
+"""The newest version that we read. Version 3 has a second stage, and version 2 has deleted items; a bundle
+without either is still written in version 1."""
 MANIFEST = "manifest.json"
 VIEWS_FILE = "views.json"
 """The file that lists the bundles of several views, in their folder."""

@@ -30,6 +30,7 @@ class Choices(TypedDict, total=False):
     filter: str | None
     words: float | Literal["auto"]
     rules: Iterable[Rule]
+    rerank: bool
     strict: bool
 
 
@@ -44,6 +45,7 @@ class Wanted:
     filter: str | None
     words: float | Literal["auto"]
     rules: Iterable[Rule]
+    rerank: bool = True
     strict: bool = False
 
     @property
@@ -102,6 +104,7 @@ class Recommender(ABC):
         filter: str | None = None,  # noqa: A002 -- the word that users know
         words: float | Literal["auto"] = "auto",
         rules: Iterable[Rule] = (),
+        rerank: bool = True,
         strict: bool = False,
     ) -> Recommendation | Recommendations:
         """Return the ``k`` best items for one query, or for several.
@@ -134,6 +137,9 @@ class Recommender(ABC):
                 ``index.fusion.convex``). Both sides need text. ``"auto"`` is the weight that was best on
                 validation, which the figures called "as served" use, and 0 if the bundle has none.
             rules: ``Boost``, ``Cap``, ``Diversify`` and ``Explore``, in any order; see docs/rules.md.
+            rerank: Whether the second stage puts the best items in order, where the bundle has one. Rules
+                come after it. The best item gets the highest score that the retriever gave to any of
+                them, the next one the second highest, and so on.
             strict: Whether to refuse features that the bundle does not know. Otherwise they are ignored
                 with a warning.
 
@@ -148,7 +154,7 @@ class Recommender(ABC):
                 history, ``words`` is out of range or above 0 without text on both sides, or ``rules``
                 conflict or cap an unknown column.
         """
-        wanted = Wanted(k, exclude_seen, among, without, filter, words, rules, strict)
+        wanted = Wanted(k, exclude_seen, among, without, filter, words, rules, rerank, strict)
         return self._recommended(queries_of(query_id, features, history, at), wanted)
 
     @abstractmethod

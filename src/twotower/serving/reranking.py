@@ -1,8 +1,9 @@
-"""Answers from an index, re-ranked by rules: applies ``rules`` to a bundle."""
+"""Answers from an index, put in order by a second stage and by rules: applies both to a bundle."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,9 @@ import torch
 from numpy.random import Generator
 from torch.nn import functional as F
 
-from twotower.errors import ArgumentError, check_least, nearest
+from twotower.errors import ArgumentError, BundleError, check_least, nearest
+from twotower.features.base import FeatureArrays
+from twotower.histories import Histories
 from twotower.index.base import Found, nothing_found
 from twotower.index.exact import ExactIndex
 from twotower.index.filter_columns import ReadTable
@@ -18,11 +21,14 @@ from twotower.index.fusion import FusedIndex
 from twotower.index.live_index import LiveIndex
 from twotower.rules.explore import Drawn, draw, generator
 from twotower.rules.kinds import RuleSet, rule_set
-from twotower.rules.search import Boosts, Moments, Pool, Search
+from twotower.rules.search import Boosts, Moments, Order, Pool, Search
 from twotower.rules.selection import CapCounts, ColumnValues, choose, depth_of
+from twotower.second_stage.inputs import Candidates, Catalogue
+from twotower.second_stage.ranker import Ranker
 from twotower.serving.allowed import Allowed
 from twotower.serving.arguments import Id
 from twotower.serving.bundle import Contents
+from twotower.serving.live_items import LiveIds
 from twotower.serving.queries import Described
 from twotower.serving.recommender import Wanted
 from twotower.vocab import FIRST_ROW
@@ -40,12 +46,42 @@ class Reranker:
     Args:
         contents: What the bundle holds. Assign the new contents here when the catalogue changes; the cached
             values of old rows are kept.
+        features_of_items: Returns the features of the items now, by which a second stage ranks.
     """
 
-    def __init__(self, contents: Contents) -> None:
+    def __init__(
+        self, contents: Contents, features_of_items: Callable[[], Mapping[str, torch.Tensor]]
+    ) -> None:
         self.contents = contents
+        self.features_of_items = features_of_items
         self._values: dict[str, ColumnValues] = {}
         self.moments = Moments(contents.item_vectors.shape[1])
+
+    def check(self, query_features: FeatureArrays, vectors: torch.Tensor, path: Path) -> None:
+        """Refuse a second stage that cannot rank an item.
+
+        Args:
+            query_features: Of every query row.
+            vectors: ``(num_item_rows, dim)`` of the items.
+            path: The bundle's folder, for messages.
+
+        Raises:
+            BundleError: It reads what nothing makes.
+            MissingExtraError: LightGBM is not installed.
+        """
+        ranker, rows = self.contents.ranker, self.contents.offered_rows[:1].astype(np.int32)
+        if ranker is None or not len(rows):
+            return
+        features = {name: values[:1] for name, values in query_features.items()}
+        scores = np.zeros((1, 1), np.float32)
+        candidates = Candidates(rows[None], scores, Histories.empty(1), features)
+        try:
+            ranker.values(candidates, self.catalogue(vectors))
+        except LookupError as error:
+            raise BundleError(
+                f"the second stage of the bundle {str(path)!r} reads {error}, which nothing makes; train "
+                "it again."
+            ) from error
 
     def plan(self, wanted: Wanted, allowed: Allowed) -> "Plan":
         """Return a plan that answers queries.
@@ -76,7 +112,18 @@ class Reranker:
                 may_be = allowed.matching(rules.explore.filter)
             explorable = np.flatnonzero(may_be if rows is None else may_be & rows)
             explorable = explorable[np.searchsorted(explorable, FIRST_ROW) :]
-        return Plan(self, k, exclude_seen, rows, rules, boosts, columns, explorable)
+        ranker = self.contents.ranker if wanted.rerank else None
+        return Plan(self, k, exclude_seen, rows, rules, boosts, columns, explorable, ranker)
+
+    def catalogue(self, vectors: torch.Tensor) -> Catalogue:
+        """Return what a second stage reads of the items now.
+
+        Args:
+            vectors: ``(num_item_rows, dim)`` of the items.
+        """
+        ids = self.contents.items.ids
+        first = ids.first_rows if isinstance(ids, LiveIds) else None
+        return Catalogue(vectors, self.features_of_items(), first)
 
     def _values_of(self, column: str) -> ColumnValues:
         items = self.contents.items
@@ -110,6 +157,7 @@ class Plan:
         boosts: What boosts add to the scores, or None.
         columns: The values of each capped column.
         explorable: ``(n,)`` the items that may be explored, in ascending order; None without exploration.
+        ranker: The second stage, or None.
     """
 
     ruler: Reranker
@@ -120,6 +168,7 @@ class Plan:
     boosts: Boosts | None
     columns: Sequence[ColumnValues]
     explorable: npt.NDArray[np.int64] | None
+    ranker: Ranker | None
 
     @property
     def weight(self) -> float:
@@ -179,9 +228,27 @@ class Plan:
                     search = self._of_popularity(len(places), query_vectors.device)
                 exclude = queries.histories.take(places) if self.exclude_seen else None
                 search = replace(search, exclude=exclude, allowed=self.allowed)
+                if by_model and self.ranker is not None:
+                    search = self._ordered(search, self.ranker, index.item_vectors, queries, places)
                 part = _Part(self, search, search.best(self.depth), index)
                 part.write_into(found, propensities, places.tolist(), queries)
         return found, propensities
+
+    def _ordered(
+        self,
+        search: Search,
+        ranker: Ranker,
+        item_vectors: torch.Tensor,
+        queries: Described,
+        places: npt.NDArray[np.integer],
+    ) -> Search:
+        """Return a search whose best items are in the order of the second stage."""
+        best = replace(search, boosts=None).best(min(ranker.depth, self.num_rows))
+        features = {name: values[places] for name, values in queries.features.items()}
+        histories = queries.histories.take(places)
+        candidates = Candidates(best.item_rows, best.scores, histories, features)
+        scores = ranker.rescored(candidates, self.ruler.catalogue(item_vectors))
+        return replace(search, order=Order(best.item_rows, scores))
 
     def _of_model(
         self,

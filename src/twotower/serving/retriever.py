@@ -70,7 +70,8 @@ class Retriever(Recommender):
 
     Raises:
         BundleError: The bundle was trained with other towers, or its sentence encoder cannot be built.
-        MissingExtraError: The bundle holds such an encoder, and the extra ``text`` is not installed.
+        MissingExtraError: The bundle holds such an encoder, and the extra ``text`` is not installed; or a
+            second stage, and ``rank`` is not.
     """
 
     def __init__(
@@ -90,12 +91,13 @@ class Retriever(Recommender):
         self.queries = Queries(contents, self.device)
         self._texts = Texts(contents)
         self._allowed = Allowed(contents)
-        self._reranker = Reranker(contents)
+        self._reranker = Reranker(contents, lambda: self.encoding.item_features)
         vectors = loading.with_reserved_rows(contents.item_vectors).to(self.device)
         self.index = LiveIndex(vectors, contents.lists)
         self._item_features = {
             name: GrowingRows(rows) for name, rows in self.encoding.item_features.items()
         }
+        self._reranker.check(self.queries.features, vectors, self.path)
 
     @staticmethod
     def open(
@@ -110,7 +112,8 @@ class Retriever(Recommender):
         Raises:
             BundleError: The bundle is missing, damaged, incomplete or newer than this library, or its
                 sentence encoder cannot be built with the installed ``transformers``.
-            MissingExtraError: The bundle holds such an encoder, and the extra ``text`` is not installed.
+            MissingExtraError: The bundle holds such an encoder, and the extra ``text`` is not installed; or
+                a second stage, and ``rank`` is not.
         """
         contents = open_bundle(path)
         return Retriever(
@@ -239,6 +242,7 @@ class Retriever(Recommender):
         filter: str | None = None,  # noqa: A002 -- the word that users know
         words: float | Literal["auto"] = "auto",
         rules: Iterable[Rule] = (),
+        rerank: bool = True,
         at: Moment | None = None,
         shard: str | None = None,
     ) -> pl.DataFrame:
@@ -255,7 +259,7 @@ class Retriever(Recommender):
             ValueError: ``k`` is below 1, ``shard`` names no share, or as ``recommend`` for the words, the
                 rules and ``at``.
         """
-        wanted = Wanted(k, exclude_seen, None, None, filter, words, tuple(rules))
+        wanted = Wanted(k, exclude_seen, None, None, filter, words, tuple(rules), rerank)
         share, every = Shard.of(shard), self.query_ids
         rows = share.rows(len(every))
         ids = every[rows.start : rows.stop] or every[:1]  # of an empty share, for the columns

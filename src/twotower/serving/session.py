@@ -133,6 +133,7 @@ class Session:
         filter: str | None = None,  # noqa: A002 -- the word that users know
         words: float | Literal["auto"] = "auto",
         rules: Iterable[Rule] = (),
+        rerank: bool = True,
         at: Moment | None = None,
     ) -> Recommendation:
         """Return the ``k`` best items; see ``Retriever.recommend`` for the arguments.
@@ -141,7 +142,7 @@ class Session:
             FilterError: See ``Retriever.recommend``.
             ValueError: See ``Retriever.recommend``.
         """
-        wanted = Wanted(k, exclude_seen, among, without, filter, words, rules)
+        wanted = Wanted(k, exclude_seen, among, without, filter, words, rules, rerank)
         return self._retriever.answers(self._query, self._query_vector(at), wanted)[0]
 
     def encode(self, at: Moment | None = None) -> npt.NDArray[np.float32]:

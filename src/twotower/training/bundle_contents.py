@@ -11,7 +11,7 @@ import numpy.typing as npt
 import polars as pl
 
 from twotower.caller import passing
-from twotower.config import Config, IndexConfig
+from twotower.config import Config, IndexConfig, RerankConfig
 from twotower.data.dataset import KNOWN, Dataset, Interactions, Part
 from twotower.data.views import qualified
 from twotower.evaluation.figures import Figures, methods
@@ -37,11 +37,15 @@ _LIMITS = (
 def fingerprint(trainer: Trainer) -> str:
     """Return the SHA-256 of all that makes two trainings the same: events, features, settings.
 
-    The precision is left out, so that another machine can go on from a checkpoint, and so is the search of
-    the items, which comes after the training.
+    The precision is left out, so that another machine can go on from a checkpoint, and so are the search of
+    the items and the second stage, which come after the training.
     """
     dataset, config = trainer.dataset, trainer.config
-    config = replace(with_values(config, {"training.precision": "auto"}), index=IndexConfig())
+    config = replace(
+        with_values(config, {"training.precision": "auto"}),
+        index=IndexConfig(),
+        rerank=RerankConfig(),
+    )
     events = data_digest(dataset.interactions, dataset.parts)
     digest = hashlib.sha256((events + config.to_toml()).encode())
     for module in trainer.trained.modules():

@@ -21,6 +21,7 @@ from twotower.training.checkpoints import Progress, WorkFolder
 from twotower.training.indexing import indexed
 from twotower.training.private import groups_of_many, without_queries
 from twotower.training.retraining import refitted, spread_over_seeds
+from twotower.training.second_stage import remembering, with_second_stage
 from twotower.training.task import Task
 from twotower.training.trained import Trained
 from twotower.training.trainer import Trainer
@@ -96,13 +97,23 @@ def finish(
     for place, dataset in enumerate(task.dataset.all_views()):
         view = dataset.name if task.dataset.views else None
         scorer = measured.objectives[place].scorer()
+        # What was chosen before validation was learnt is kept for the model that learnt it.
+        as_served = None if served is None else replace(served[place], model=scorer)
+        ranked = None
+        if config.rerank.use != "off":
+            _phases(teller, view)("second stage")
+            before = trainer.objectives[place].scorer() if served is None else served[place]
+            ranked, decided = with_second_stage(before, dataset, task.sides, config)
+            teller.on_choices(decided, config)
+            if ranked is not None:
+                ranked = remembering(replace(ranked, base=as_served or scorer), dataset)
         figures = measure(
             scorer,
             dataset,
             calibrated=LOSSES[config.loss.kind].takes_labels,
             baselines=baselines,
-            # What was chosen before validation was learnt is kept for the model that learnt it.
-            served=None if served is None else replace(served[place], model=scorer),
+            served=as_served,
+            ranked=ranked,
             refit=is_refit,
             tell=_phases(teller, view),
         )
@@ -128,7 +139,11 @@ def finish(
             private=task.private,
             dataset=dataset if is_refit else None,
         )
-        contents = replace(contents, provenance={**contents.provenance, **(provenance or {})})
+        contents = replace(
+            contents,
+            provenance={**contents.provenance, **(provenance or {})},
+            ranker=ranked.ranker if ranked is not None and ranked.ranker.is_kept else None,
+        )
         _phases(teller, view)("index")
         contents, choices = indexed(contents, objective.scorer(), dataset)
         if choices:

@@ -320,6 +320,7 @@ def _question(service: Service, query: schemas.QueryBody, choice: schemas.Choice
         without=None if choice.without is None else tuple(choice.without),
         filter=choice.filter,
         words=choice.words,
+        rerank=choice.rerank,
         strict=choice.strict,
         query_id=query.query_id,
         features=query.features,

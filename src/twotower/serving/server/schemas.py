@@ -165,6 +165,9 @@ class Choice(Told):
         "that training chose.",
     )
     rules: RulesBody | None = Field(None, description="Boosts, caps, diversity, exploration.")
+    rerank: StrictBool = Field(
+        True, description="Put the best items in the order of the second stage, if there is one."
+    )
     strict: StrictBool = Field(False, description="Refuse features that the model does not know.")
     columns: StrictBool = Field(False, description="Give the items' columns, too.")
 

@@ -1,0 +1,105 @@
+"""``Ranker``: orders the candidates of a query by what trees learnt of their inputs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from twotower.arrays import Float32s
+from twotower.extras import library
+from twotower.second_stage.inputs import Candidates, Catalogue, Inputs, Memory
+from twotower.vocab import FIRST_ROW
+
+EXTRA = "rank"
+"""What installs LightGBM."""
+_QUERIES_AT_ONCE = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Ranker:
+    """The second stage: trees over the inputs of each candidate.
+
+    Args:
+        trees: LightGBM's text format.
+        names: The inputs, in the order of the trees.
+        depth: How many candidates are ranked, at least 2.
+        memory: What is remembered of the events.
+        item_columns: Features of the items that are read.
+        query_columns: Features of the queries that are read.
+        figures: How it was chosen, as JSON values.
+    """
+
+    trees: str
+    names: tuple[str, ...]
+    depth: int
+    memory: Memory
+    item_columns: tuple[str, ...]
+    query_columns: tuple[str, ...]
+    figures: Mapping[str, Any]
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether answers are ranked by it."""
+        return bool(self.figures["kept"])
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """Makes what the trees read."""
+        return Inputs(self.memory, self.item_columns, self.query_columns)
+
+    @cached_property
+    def _booster(self) -> Any:
+        lightgbm = library("lightgbm", wanted_by="the second stage", extra=EXTRA)
+        return lightgbm.Booster(model_str=self.trees)
+
+    def values(self, candidates: Candidates, catalogue: Catalogue) -> Float32s:
+        """Return what the trees say of each candidate, higher is better: ``(n, N)``, ``-inf`` if padded."""
+        found = np.empty(candidates.item_rows.shape, np.float32)
+        for start in range(0, len(found), _QUERIES_AT_ONCE):
+            here = slice(start, start + _QUERIES_AT_ONCE)
+            part = Candidates(
+                candidates.item_rows[here],
+                candidates.scores[here],
+                candidates.histories.take(here),
+                {name: each[here] for name, each in candidates.query_features.items()},
+            )
+            read = self.inputs.of(part, catalogue)
+            table = table_of(read, self.names)
+            found[here] = self._booster.predict(table, num_threads=1).reshape(part.item_rows.shape)
+        found[candidates.item_rows < FIRST_ROW] = -np.inf
+        return found
+
+    def rescored(self, candidates: Candidates, catalogue: Catalogue) -> Float32s:
+        """Return the scores of the candidates in the order of the trees: ``(n, N)`` float32.
+
+        The best candidate gets the highest score that the retriever gave to one of them, the next one the
+        second highest, and so on; equal ones are set apart by the smallest step. So scores keep their
+        scale, and those of items that are not candidates stay below.
+        """
+        return in_order_of(candidates.scores, self.values(candidates, catalogue))
+
+
+def table_of(inputs: Mapping[str, Float32s], names: tuple[str, ...]) -> Float32s:
+    """Return inputs as the trees read them: ``(n * N, len(names))`` float32."""
+    return np.stack([inputs[name] for name in names], axis=2).reshape(-1, len(names))
+
+
+def in_order_of(scores: Float32s, values: Float32s) -> Float32s:
+    """Return the scores of each line, handed out again in the order of ``values``; all distinct.
+
+    Args:
+        scores: ``(n, N)`` float32, descending; ``-inf`` where padded.
+        values: ``(n, N)``, higher is better, ``-inf`` where padded. Of equal ones the first is better.
+    """
+    order = np.argsort(-values, axis=1, kind="stable")
+    steps = scores.copy()
+    is_tied = (steps[:, 1:] >= steps[:, :-1]) & np.isfinite(steps[:, 1:])
+    for line in np.flatnonzero(is_tied.any(axis=1)):
+        for place in range(1, steps.shape[1]):
+            below = np.nextafter(steps[line, place - 1], np.float32(-np.inf))
+            steps[line, place] = min(steps[line, place], below)
+    found = np.empty_like(steps)
+    np.put_along_axis(found, order, steps, axis=1)
+    return found
