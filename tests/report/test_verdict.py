@@ -6,6 +6,7 @@ import pytest
 
 from twotower.baselines import ALS, EASE, ItemKNN, Spectral
 from twotower.baselines.specs import BASELINES
+from twotower.evaluation.figures import OURS
 from twotower.report import charts
 from twotower.report.figures_reader import Reading, number
 from twotower.report.sections.groups import group_label, groups_table, worst_groups
@@ -184,7 +185,7 @@ def test_every_sentence_says_the_same_facts_in_both_languages() -> None:
 
 
 def test_every_method_has_a_name() -> None:
-    for method in ("model", *BASELINES, "served"):
+    for method in (*OURS, *BASELINES):
         assert method_name(EN, method) != method or method in ("popularity", "spectral")
     assert method_name(ZH, "random") == "随机排序"
     assert method_name(EN, "somebody's own") == "somebody's own"

@@ -31,7 +31,7 @@ OURS = {
     "model": "two-tower",
     "served": "two-tower as served",
     "ranked": "two-tower with ranking",
-    "ranked_left_out": "two-tower with the ranking that was left out",
+    "ranked_left_out": "with ranking, left out",
 }
 """The model; with its share of BM25; and with a second stage behind either, kept by validation or not."""
 
@@ -198,6 +198,7 @@ def measure(
     if ranked is not None:
         before = subject_of(set(scorers) - {"ranked"})
         figures["second_stage"] = dict(ranked.ranker.figures) | {
+            "depth": ranked.ranker.depth,
             "ceiling": _ceiling(found[before], ranked.ranker.depth),
         }
     return figures

@@ -6,14 +6,14 @@ from typing import Any
 
 from rich.table import Table
 
-from twotower.evaluation.figures import MAIN_METRIC, SHOWN, methods, shown_metrics, subject_of
+from twotower.evaluation.figures import MAIN_METRIC, OURS, SHOWN, methods, shown_metrics, subject_of
 from twotower.evaluation.metrics import METRICS, metric_name
 from twotower.evaluation.refit_notes import is_before, note
 
 
 def method_label(figures: Mapping[str, Any], method: str) -> str:
     """Return what a method is called on a screen; a model whose figures are of another one before it."""
-    before = ", before" if method in ("model", "served") and is_before(figures) else ""
+    before = ", before" if method in OURS and is_before(figures) else ""
     return methods()[method] + before
 
 
@@ -168,7 +168,8 @@ def _of_words(figures: Mapping[str, Any]) -> str:
         return f"Served without BM25, which did not help beside the model on validation ({name})."
     chosen = "that validation chose" if "valid" in words else "without validation to choose it by"
     said = f"As served, BM25 has a share of {words['share']:g} beside the model, {chosen}"
-    if "served" not in figures:  # an older bundle measured it by itself
+    # An older bundle measured it by itself; the differences may be those of a second stage.
+    if subject_of(_run(figures)) != "served":
         return f"{said}."
     value, low, high = figures["differences"]["model"][MAIN_METRIC]
     return f"{said}: {value:+.4f} {name} ({low:+.4f} to {high:+.4f})."

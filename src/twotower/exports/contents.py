@@ -13,6 +13,11 @@ from twotower.histories import Histories
 from twotower.serving import arguments
 from twotower.serving.retriever import Bundle, Retriever
 
+_NO_SECOND_STAGE = (
+    "The second stage of the bundle is not in the export: items come in the order of the towers' "
+    "scores."
+)
+
 
 @dataclass(frozen=True, eq=False)
 class _Side:
@@ -33,9 +38,11 @@ class Items(_Side):
         id_column: Name of the id column.
         vectors: ``(n, dim)`` float32.
         columns: The other columns of the table, ``n`` lines.
+        notes: Sentences about what the bundle has and an export lacks.
     """
 
     columns: pl.DataFrame
+    notes: tuple[str, ...] = ()
 
     def frame(self) -> pl.DataFrame:
         """Return the ids, the columns and the vectors, in a column ``vector``, as one table."""
@@ -98,6 +105,7 @@ def items_of(retriever: Retriever) -> Items:
         id_column=retriever.item_column,
         vectors=retriever.encode_items(),
         columns=lines.drop(retriever.item_column),
+        notes=() if retriever.contents.ranker is None else (_NO_SECOND_STAGE,),
     )
     broken = np.flatnonzero(~np.isfinite(items.vectors).all(axis=1))
     if len(broken):

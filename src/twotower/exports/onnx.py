@@ -74,7 +74,7 @@ def export_onnx(bundle: Bundle, out: str | Path) -> Exported:
         f"Numbers of the vectors differ from torch's by at most {query_distance:.1g} for queries and "
         f"{item_distance:.1g} for items."
     )
-    return Exported(str(out), len(items), len(queries), (note,))
+    return Exported(str(out), len(items), len(queries), (note, *items.notes))
 
 
 def write_item_tower(file: Path, inputs: TowerInputs, arrays: Arrays, vectors: Float32s) -> float:

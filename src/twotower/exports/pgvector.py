@@ -171,7 +171,7 @@ def _tables(bundle: Bundle, table: str) -> tuple[list[_Table], list[str]]:
             f"got {table!r}."
         )
     items, queries = contents_of(bundle)
-    made, notes = [], []
+    made, notes = [], list(items.notes)
     for name, frame in ((table, items.frame()), (f"{table}_queries", queries.frame(items))):
         ids = frame.to_series(0).cast(pl.String)
         odd = ids.filter(ids.str.contains("\0", literal=True))

@@ -108,7 +108,7 @@ def load_qdrant(bundle: Bundle, client: Any, *, collection: str = "items") -> Ex
         if isinstance(error, ExportError) or not isinstance(error, Exception):
             raise
         raise ExportError(f"Qdrant failed: {first_line(error)}; nothing was left.") from error
-    return Exported(f"collection {collection}", len(items), len(queries))
+    return Exported(f"collection {collection}", len(items), len(queries), items.notes)
 
 
 def load_qdrant_at(

@@ -23,7 +23,7 @@ def export_parquet(bundle: Bundle, out: str | Path) -> Exported:
     items, queries = contents_of(bundle)
     with new_folder(out) as folder:
         _write_tables(folder, items, queries)
-    return Exported(str(out), len(items), len(queries))
+    return Exported(str(out), len(items), len(queries), items.notes)
 
 
 def export_npy(bundle: Bundle, out: str | Path) -> Exported:
@@ -44,7 +44,7 @@ def export_npy(bundle: Bundle, out: str | Path) -> Exported:
         np.save(folder / "items.npy", items.vectors)
         np.save(folder / "queries.npy", queries.vectors)
         write_ids(folder, items, queries)
-    return Exported(str(out), len(items), len(queries))
+    return Exported(str(out), len(items), len(queries), items.notes)
 
 
 def export_faiss(bundle: Bundle, out: str | Path) -> Exported:
@@ -70,7 +70,7 @@ def export_faiss(bundle: Bundle, out: str | Path) -> Exported:
         # FAISS's own writer reports a full disk poorly.
         (folder / "index.faiss").write_bytes(faiss.serialize_index(index).tobytes())
         _write_tables(folder, items, queries)
-    return Exported(str(out), len(items), len(queries))
+    return Exported(str(out), len(items), len(queries), items.notes)
 
 
 def write_ids(folder: Path, items: Items, queries: Queries) -> None:

@@ -8,10 +8,8 @@ from functools import cached_property
 from typing import Any
 
 from twotower.baselines.specs import BASELINES
+from twotower.evaluation.figures import OURS, subject_of
 from twotower.evaluation.intervals import digits_of
-
-SUBJECTS = ("served", "model")
-"""What verdicts are about: the first of these that the figures hold."""
 
 Triple = tuple[float, float, float]
 """``value, low, high``."""
@@ -36,18 +34,18 @@ class Reading:
 
     @cached_property
     def subject(self) -> str:
-        """What the verdict is about: the model as it is served, or the model."""
-        return next((m for m in SUBJECTS if self.figures.get(m)), SUBJECTS[-1])
+        """What the verdict is about: the model, or the model as it answers."""
+        return subject_of({"model", *(method for method in OURS if self.figures.get(method))})
 
     @cached_property
     def baselines(self) -> list[str]:
         """The baselines that were run, the strongest first."""
-        return [method for method in self.methods if method not in SUBJECTS]
+        return [method for method in self.methods if method not in OURS]
 
     @cached_property
     def methods(self) -> list[str]:
-        """The model, as it is served, too, and the baselines, best first."""
-        present = [method for method in (*SUBJECTS, *BASELINES) if self.figures.get(method)]
+        """The model, as it answers, too, and the baselines, best first."""
+        present = [method for method in (*OURS, *BASELINES) if self.figures.get(method)]
         return sorted(present, key=lambda method: -(self.value(method, self.metric) or 0.0))
 
     @property

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from twotower.baselines.specs import BASELINES
 from twotower.chinese import in_chinese
 from twotower.doctor.findings import Language
+from twotower.evaluation.figures import OURS
 from twotower.evaluation.metrics import METRICS
 from twotower.features.feature_kinds import FEATURE_KINDS
 from twotower.registry import Registry
@@ -40,7 +41,7 @@ def speaker(language: Language, *, is_before: bool = False) -> Say:
     """
 
     def say(key: str, **facts: Any) -> str:
-        if is_before and key in ("name_model", "name_served"):
+        if is_before and key.removeprefix("name_") in OURS:
             key = f"{key}_before"
         texts = _texts(key)
         assert texts is not None, key

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from twotower.data.dataset import KNOWN
 from twotower.data.splits import Learnt
 from twotower.errors import BundleError
 from twotower.evaluation.figures import measure
@@ -106,7 +107,8 @@ def finish(
             ranked, decided = with_second_stage(before, dataset, task.sides, config)
             teller.on_choices(decided, config)
             if ranked is not None:
-                ranked = remembering(replace(ranked, base=as_served or scorer), dataset)
+                ranker = remembering(ranked.ranker, dataset, *KNOWN)
+                ranked = replace(ranked, base=as_served or scorer, ranker=ranker)
         figures = measure(
             scorer,
             dataset,

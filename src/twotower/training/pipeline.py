@@ -30,6 +30,7 @@ from twotower.training.indexing import check_index
 from twotower.training.loggers import MLflowLogger, TensorBoardLogger
 from twotower.training.notebook import callback_of
 from twotower.training.retraining import Refit, learnt_by, refitted
+from twotower.training.second_stage import check_second_stage
 from twotower.training.several_processes import check_alike, check_settings
 from twotower.training.task import Given, Task, View, name_of
 from twotower.training.trained import Trained, TrainedViews
@@ -143,6 +144,7 @@ def train(
             f"{argument('config')} must hold no views for train, got some; use train_views."
         )
     check_index(settings)
+    check_second_stage(settings, private=private)
     check_names(baselines)
     target = None if out is None else check_output(out)
     name = name or name_of(interactions)
@@ -275,6 +277,7 @@ def train_views(
         raise ConfigError(f"views must be two or more, got {len(told)}; use train for one.")
     settings = replace(settings, views=told)
     check_index(settings)
+    check_second_stage(settings, private=private)
     check_names(baselines)
     target = None if out is None else check_output(out, views=True)
     teller = callback_of(progress)

@@ -9,12 +9,13 @@ import numpy.typing as npt
 
 from twotower.arrays import Bools, Float32s, Floats, Rows
 from twotower.baselines.validation import thinned
+from twotower.caller import argument
 from twotower.config import Config
 from twotower.data.dataset import Cases, Dataset, Part
-from twotower.errors import DataError
+from twotower.errors import ConfigError, DataError
 from twotower.evaluation.figures import MAIN_METRIC
 from twotower.evaluation.intervals import difference_intervals
-from twotower.evaluation.metrics import METRICS
+from twotower.evaluation.metrics import METRICS, metric_name
 from twotower.evaluation.scorers import ModelScorer, Ranked, Served
 from twotower.extras import library
 from twotower.features.transforms import Sides
@@ -86,6 +87,24 @@ class _Examples:
         return METRICS["ndcg"].at_k(hits, self.ideal[queries], _K)
 
 
+def check_second_stage(config: Config, *, private: bool = False) -> None:
+    """Refuse, before the training, a second stage that could not be fitted after it.
+
+    Raises:
+        ConfigError: The bundle is to be private.
+        MissingExtraError: One is wanted, and the extra ``rank`` is not installed.
+    """
+    if config.rerank.use == "off":
+        return
+    if private:
+        raise ConfigError(
+            f"rerank.use must be 'off' for a private bundle, got {config.rerank.use!r}: a second stage "
+            f"remembers which items followed which, and when; leave out {argument('private')} or "
+            f"{argument('rerank')}."
+        )
+    library("lightgbm", wanted_by=f"rerank.use = {config.rerank.use!r}", extra=EXTRA)
+
+
 def with_second_stage(
     base: ModelScorer | Served, dataset: Dataset, sides: Sides, config: Config
 ) -> tuple[Ranked | None, tuple[str, ...]]:
@@ -102,7 +121,6 @@ def with_second_stage(
         sides: The features of the model.
         config: Its settings.
     """
-    library("lightgbm", wanted_by=f"rerank.use = {config.rerank.use!r}", extra=EXTRA)
     model = base.model if isinstance(base, Served) else base
     cases = dataset.cases(Part.VALID)
     cases = thinned(cases.take(np.flatnonzero(model.is_known(cases))), MOST_CASES)
@@ -141,26 +159,26 @@ def with_second_stage(
     ranker = replace(ranked.ranker, trees=trees, names=tuple(names), figures=figures)
     low, high = gap.low, gap.high
     said = (
-        f"{MAIN_METRIC} on validation, which it did not learn, {before.mean():.4f} without and "
+        f"{metric_name(MAIN_METRIC)} on validation, which it did not learn, {before.mean():.4f} without and "
         f"{found.mean():.4f} with it, difference {gap.value:+.4f} ({low:+.4f} to {high:+.4f})"
     )
     use = "on" if is_kept else "off"
     return replace(ranked, ranker=ranker), (f"rerank.use = {use!r}: {said}",)
 
 
-def remembering(ranked: Ranked, dataset: Dataset) -> Ranked:
-    """Return a second stage that remembers all events which are known when it answers.
+def remembering(ranker: Ranker, dataset: Dataset, *parts: Part) -> Ranker:
+    """Return a second stage that remembers the events which are known when it answers.
 
     What follows what stays as the trees learnt it: the last events of validation queries are their answers.
 
     Args:
-        ranked: Of ``with_second_stage``.
-        dataset: Split; the events of training and validation are known.
+        ranker: Of ``with_second_stage``.
+        dataset: With all items of the ranker, in their rows, and possibly more after them.
+        parts: What is known.
     """
-    memory = ranked.ranker.memory
-    known = _memory(dataset, Part.TRAIN, Part.VALID)
-    memory = replace(memory, counts=known.counts, times=known.times)
-    return replace(ranked, ranker=replace(ranked.ranker, memory=memory))
+    known = _memory(dataset, *parts)
+    memory = replace(ranker.memory, counts=known.counts, times=known.times)
+    return replace(ranker, memory=memory)
 
 
 def _memory(dataset: Dataset, *parts: Part) -> Memory:

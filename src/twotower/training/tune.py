@@ -143,6 +143,7 @@ def tune(
     interactions = events_of("tune needs either", interactions, parts, split=keywords.get("split"))
     given = configured(config, **keywords)
     check_index(given)
+    check_second_stage(given)
     if given.views:
         raise ConfigError(
             f"{argument('config')} must hold no views for tune, got some; leave them out."

@@ -1,6 +1,7 @@
 """``update``: a bundle and the events of a day -> the bundle of the next day, checked."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -8,10 +9,11 @@ import torch
 
 from twotower import runtime
 from twotower.caller import argument
-from twotower.data.dataset import Part
+from twotower.data.dataset import Dataset, Part
 from twotower.data.tables import Table
 from twotower.errors import BundleError
-from twotower.evaluation.scorers import ModelScorer
+from twotower.evaluation.ranking import Scorer
+from twotower.evaluation.scorers import ModelScorer, Ranked
 from twotower.serving.bundle import Contents, check_output, write_bundle
 from twotower.serving.manifest import MANIFEST
 from twotower.serving.retriever import Bundle, Retriever
@@ -19,6 +21,7 @@ from twotower.training.callbacks import Callback
 from twotower.training.indexing import indexed
 from twotower.training.notebook import callback_of
 from twotower.training.objective import Objective
+from twotower.training.second_stage import remembering
 from twotower.updating.check import Check, checked, measured, usual_of
 from twotower.updating.contents import counts_of, update_popularity, updated_contents
 from twotower.updating.expiry import check_days
@@ -109,7 +112,8 @@ def _learnt(night: Night, retriever: Retriever, bar: Callback) -> tuple[Contents
     encoding = grown_encoding(before, grown, dataset)
     query_arrays = grown.queries.transforms.apply_to_rows(dataset.queries.frame)
     cases = dataset.cases(Part.VALID)
-    yesterday = measured(ModelScorer(encoding, query_arrays, grown.popularity), dataset, cases)
+    of_yesterday = ModelScorer(encoding, query_arrays, grown.popularity)
+    yesterday = measured(_answering(grown, dataset, of_yesterday), dataset, cases)
     usual = usual_of(retriever)
     bar.on_phase("learning")
     known = counts_of(dataset, Part.TRAIN)
@@ -121,8 +125,10 @@ def _learnt(night: Night, retriever: Retriever, bar: Callback) -> tuple[Contents
         moved, steps = learn(objective, night.learnt_before, night=night.number)
     predict_closed_form(encoding, before)
     bar.on_phase("checking")
-    model = measured(ModelScorer(encoding, query_arrays, known), dataset, cases)
-    check = checked(model, yesterday, dataset, usual)
+    grown = _remembering(grown, dataset, Part.TRAIN)
+    model = ModelScorer(encoding, query_arrays, known)
+    after = measured(_answering(grown, dataset, model), dataset, cases)
+    check = checked(after, yesterday, dataset, usual)
     update_popularity(encoding, dataset, grown.config)
     scorer = ModelScorer(encoding, query_arrays, counts_of(dataset, Part.TRAIN, Part.VALID))
     asked = grown.queries.ids.ids_of(cases.query_rows)
@@ -136,11 +142,27 @@ def _learnt(night: Night, retriever: Retriever, bar: Callback) -> tuple[Contents
         "known_queries": int((before.queries.ids.rows_of(asked) >= FIRST_ROW).sum()),
         **check.as_json(),
     }
+    grown = _remembering(grown, dataset, Part.TRAIN, Part.VALID)
     contents = updated_contents(grown, dataset, scorer, figures)
     contents, choices = indexed(contents, scorer, dataset)
     if choices:
         bar.on_choices(choices, contents.config)
     return contents, check
+
+
+def _answering(contents: Contents, dataset: Dataset, scorer: ModelScorer) -> Scorer:
+    """Return a model with the second stage of its bundle behind it, if there is one."""
+    ranker = contents.ranker
+    if ranker is None:
+        return scorer
+    return Ranked(scorer, ranker, not dataset.repeats, dataset.offered)
+
+
+def _remembering(contents: Contents, dataset: Dataset, *parts: Part) -> Contents:
+    """Return contents whose second stage, if there is one, remembers the events of some parts."""
+    if contents.ranker is None:
+        return contents
+    return replace(contents, ranker=remembering(contents.ranker, dataset, *parts))
 
 
 def _trained(before: Contents, path: Path) -> str | None:

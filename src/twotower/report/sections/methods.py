@@ -7,6 +7,7 @@ from markupsafe import Markup
 
 from twotower.baselines.specs import BASELINES
 from twotower.doctor.findings import Language
+from twotower.evaluation.figures import OURS
 from twotower.report import wording
 from twotower.report.charts import Dot, Line, Spec, dot_plot, line_chart
 from twotower.report.figures_reader import Reading, ends, number, surely, telling, with_ends
@@ -209,7 +210,8 @@ def _lines(
     xs: Sequence[float], by_method: Mapping[str, Sequence[float]], subject: str, say: Say
 ) -> list[Line]:
     """Return a line for each method; the line of ``subject`` has the accent colour of the page."""
-    every = ("model", *BASELINES, "served")  # the place of each is the colour of its line
+    # The place of each is the colour of its line.
+    every = ("model", *BASELINES, *(method for method in OURS if method != "model"))
     return [
         Line(
             method_label(say, method),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from twotower.evaluation.figures import MAIN_METRIC
 from twotower.evaluation.refit_notes import is_before, learnt_of
 from twotower.report.figures_reader import Reading, number, surely, telling, whole
 from twotower.report.wording import Say, method_name, metric_label, metric_name
@@ -78,6 +79,7 @@ def deck(reading: Reading, say: Say) -> list[str]:
         sentences.append(_how_sure(reading, metric, reading.strongest, say))
     if words and reading.subject == "served":
         sentences.append(say("as_served", share=f"{words['share']:g}"))
+    sentences += _of_second_stage(reading, metric, say)
     sentences += _measured(reading, say)
     seeds = (figures.get("seeds") or {}).get(metric)
     if seeds is not None:
@@ -85,6 +87,27 @@ def deck(reading: Reading, say: Say) -> list[str]:
         facts = {"metric": metric_name(say, metric), "count": len(seeds["values"])}
         sentences.append(say("of_seeds", mean=mean, sd=sd, **facts))
     return sentences
+
+
+def _of_second_stage(reading: Reading, metric: str, say: Say) -> list[str]:
+    """Return what a second stage changes, in a sentence; nothing where none was fitted."""
+    told = reading.figures.get("second_stage")
+    if not told:
+        return []
+    kept = told["kept"]
+    before = "served" if reading.figures.get("served") else "model"
+    found = reading.difference(before, metric) if kept else tuple(map(float, told["difference"]))
+    if found is None:
+        return []
+    value, *ends = found
+    digits = telling(reading.digits(metric), *ends)
+    said, low, high = (number(each, digits, signed=True) for each in (value, *ends))
+    facts = {"value": said, "interval": say("interval", low=low, high=high)}
+    facts["metric"] = metric_name(say, metric if kept else MAIN_METRIC)
+    if not kept:
+        return [say("as_left_out", **facts)]
+    ceiling = number(told["ceiling"][MAIN_METRIC], 3)
+    return [say("as_ranked", trees=told["trees"], depth=told["depth"], ceiling=ceiling, **facts)]
 
 
 def _how_sure(reading: Reading, metric: str, strongest: str, say: Say) -> str:

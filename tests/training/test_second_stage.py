@@ -1,0 +1,189 @@
+"""The second stage of a training: kept where it helps, and never learnt from what the towers learnt."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from trainers import Said
+from twotower import Trained, train
+from twotower.data.dataset import Dataset, Part
+from twotower.errors import ConfigError, DataError
+from twotower.evaluation.intervals import Interval, difference_intervals
+from twotower.evaluation.ranking import evaluate_on
+from twotower.evaluation.scorers import ModelScorer, Ranked
+from twotower.features.transforms import Sides
+from twotower.serving.retriever import Retriever
+from twotower.training.second_stage import check_second_stage, remembering, with_second_stage
+
+NUM_ITEMS, NUM_QUERIES, LENGTH = 60, 400, 12
+QUICK: dict[str, Any] = {
+    "towers": {"dim": 8, "history": "mean", "query_id": "on", "question_time": "off"},
+    "training": {"epochs": 6, "batch_size": 64, "learning_rate": 0.01, "solver": "gradient"},
+    "loss": {"negatives": "all"},
+    "data": {"repeats": "no"},
+}
+
+
+def walks(*, forward: float) -> pl.DataFrame:
+    """Return events: from one item of a ring to the next, by chance to any other that is new."""
+    rng = np.random.default_rng(0)
+    items = np.empty((NUM_QUERIES, LENGTH), np.int64)
+    for walk in items:
+        at, seen = int(rng.integers(NUM_ITEMS)), set()
+        for place in range(LENGTH):
+            seen.add(at)
+            walk[place] = at
+            new = [item for item in range(NUM_ITEMS) if item not in seen]
+            following = (at + 1) % NUM_ITEMS
+            goes_on = rng.random() < forward and following not in seen
+            at = following if goes_on else int(rng.choice(new))
+    return pl.DataFrame(
+        {
+            "user": np.repeat(np.arange(NUM_QUERIES), LENGTH),
+            "item": items.ravel(),
+            "timestamp": np.tile(np.arange(LENGTH) * 3600, NUM_QUERIES),
+        }
+    )
+
+
+def trained(events: pl.DataFrame, **more: Any) -> Trained:
+    config = {**QUICK, "rerank": {"candidates": 40, **more.pop("rerank", {})}}
+    return train(events, config=config, baselines=["popularity"], **more)
+
+
+@pytest.fixture(scope="module")
+def ring(one_thread: None) -> Trained:
+    return trained(walks(forward=0.7), rerank={"use": "auto"})
+
+
+def of_trained(found: Trained) -> tuple[ModelScorer, Dataset, Sides]:
+    retriever = found.retriever
+    contents = retriever.contents
+    from twotower.evaluation.evaluate_bundle import scorer_of
+
+    sides = Sides(query=contents.queries.transforms, item=contents.items.transforms, event=None)
+    return scorer_of(retriever), found.dataset, sides
+
+
+def test_it_is_kept_where_order_says_what_the_towers_do_not(ring: Trained) -> None:
+    figures = ring.figures
+    told = figures["second_stage"]
+    assert told["kept"]
+    assert told["queries"] == NUM_QUERIES
+    assert told["difference"][1] > 0
+    assert figures["differences"]["model"]["ndcg@10"][1] > 0  # of the second stage to the towers
+    ceiling = told["ceiling"]
+    assert figures["model"]["ndcg@10"] < figures["ranked"]["ndcg@10"] <= ceiling["ndcg@10"]
+    assert ceiling["recall@40"] == pytest.approx(ceiling["ndcg@10"])  # one relevant item a query
+    assert "ranked_left_out" not in figures
+    assert ring.contents.ranker is not None
+
+
+def test_it_is_left_out_where_there_is_nothing_to_learn(one_thread: None) -> None:
+    said = Said()
+    found = trained(walks(forward=0.0), rerank={"use": "auto"}, progress=said)
+    told = found.figures["second_stage"]
+    assert not told["kept"]
+    assert found.contents.ranker is None
+    assert "ranked" not in found.figures
+    assert found.figures["ranked_left_out"]["ndcg@10"] > 0
+    assert any(each.startswith("rerank.use = 'off': NDCG@10 on validation") for each in said.said)
+
+
+def test_on_keeps_it_whatever_validation_says(one_thread: None) -> None:
+    found = trained(walks(forward=0.0), rerank={"use": "on"})
+    assert found.contents.ranker is not None
+    assert found.figures["second_stage"]["kept"]
+    assert "ranked" in found.figures
+
+
+def test_off_is_the_default(ring: Trained, one_thread: None) -> None:
+    found = trained(walks(forward=0.7))
+    assert found.contents.ranker is None
+    assert "second_stage" not in found.figures
+    assert found.figures["model"] == ring.figures["model"]
+
+
+def test_more_candidates_are_ranked_where_more_are_stated(one_thread: None) -> None:
+    found = trained(walks(forward=0.7), rerank={"use": "on", "candidates": 20})
+    assert found.figures["second_stage"]["depth"] == 20
+    assert found.figures["second_stage"]["ceiling"]["recall@20"] < 1
+
+
+def test_equal_runs_give_equal_trees(ring: Trained, one_thread: None) -> None:
+    again = trained(walks(forward=0.7), rerank={"use": "auto"})
+    assert again.contents.ranker is not None
+    assert ring.contents.ranker is not None
+    assert again.contents.ranker.trees == ring.contents.ranker.trees
+    assert again.figures == ring.figures
+
+
+def gap(one: Ranked, other: Ranked | ModelScorer, dataset: Dataset) -> Interval:
+    cases = dataset.cases(Part.TEST)
+    both = [evaluate_on(dataset, each, cases, (10,)).values for each in (one, other)]
+    return difference_intervals(*({"ndcg@10": values["ndcg@10"]} for values in both))["ndcg@10"]
+
+
+def test_one_that_learns_the_retrievers_own_candidates_falls_behind(ring: Trained) -> None:
+    scorer, dataset, sides = of_trained(ring)
+    config = ring.contents.config
+    config = replace(config, rerank=replace(config.rerank, use="on"))
+    honest, _ = with_second_stage(scorer, dataset, sides, config)
+    # The last training event of each query as if it were held out: the towers have learnt it.
+    rows, parts = dataset.interactions.query_rows, dataset.parts.copy()
+    parts[parts != Part.TRAIN] = Part.UNUSED
+    places = np.flatnonzero(parts == Part.TRAIN)
+    last = places[np.append(rows[places][1:] != rows[places][:-1], True)]
+    parts[last] = Part.VALID
+    leaky, _ = with_second_stage(scorer, replace(dataset, parts=parts), sides, config)
+    assert honest is not None
+    assert leaky is not None
+    known = (Part.TRAIN, Part.VALID)
+    leaky = replace(leaky, ranker=remembering(leaky.ranker, dataset, *known))
+    honest = replace(honest, ranker=remembering(honest.ranker, dataset, *known))
+    assert gap(honest, scorer, dataset).low > 0
+    assert gap(leaky, honest, dataset).high < 0
+
+
+def test_too_few_queries_are_no_second_stage(one_thread: None) -> None:
+    few = walks(forward=0.7).filter(pl.col("user") < 90)
+    said = Said()
+    found = trained(few, rerank={"use": "auto"}, progress=said)
+    assert found.contents.ranker is None
+    told = next(each for each in said.said if each.startswith("rerank.use = 'off': the second"))
+    assert "must learn from 100 validation queries with a relevant candidate, got " in told
+    with pytest.raises(
+        DataError, match=r"second stage must learn from 100 .*, got \d+; use rerank"
+    ):
+        trained(few, rerank={"use": "on"})
+
+
+def test_a_private_bundle_has_none(ring: Trained) -> None:
+    config = replace(ring.contents.config, rerank=replace(ring.contents.config.rerank, use="auto"))
+    with pytest.raises(
+        ConfigError, match=r"rerank.use must be 'off' for a private bundle, got 'au"
+    ):
+        check_second_stage(config, private=True)
+    with pytest.raises(ConfigError, match=r"must be 'off' for a private bundle"):
+        trained(walks(forward=0.7), rerank={"use": "auto"}, private=True)
+
+
+def test_a_refitted_model_keeps_what_validation_chose(
+    ring: Trained,
+    one_thread: None,
+) -> None:
+    found = trained(walks(forward=0.7), rerank={"use": "auto"}, refit=True)
+    assert found.contents.ranker is not None
+    assert ring.contents.ranker is not None
+    assert found.contents.ranker.trees == ring.contents.ranker.trees
+    assert found.figures["ranked"]["ndcg@10"] > found.figures["model"]["ndcg@10"]
+
+
+def test_the_keyword_sets_it_and_the_answers_follow(one_thread: None) -> None:
+    found = train(walks(forward=0.7), config=QUICK, rerank="on", baselines=["popularity"])
+    retriever = Retriever.of(found)
+    one = retriever.recommend(5, k=10)
+    assert one.item_ids != retriever.recommend(5, k=10, rerank=False).item_ids
