@@ -157,10 +157,10 @@ def with_second_stage(
         "kept": bool(is_kept),
     }
     ranker = replace(ranked.ranker, trees=trees, names=tuple(names), figures=figures)
-    low, high = gap.low, gap.high
     said = (
-        f"{metric_name(MAIN_METRIC)} on validation, which it did not learn, {before.mean():.4f} without and "
-        f"{found.mean():.4f} with it, difference {gap.value:+.4f} ({low:+.4f} to {high:+.4f})"
+        f"{metric_name(MAIN_METRIC)} on validation queries that it did not learn: {before.mean():.4f} "
+        f"without and {found.mean():.4f} with it, difference {gap.value:+.4f} ({gap.low:+.4f} to "
+        f"{gap.high:+.4f})"
     )
     use = "on" if is_kept else "off"
     return replace(ranked, ranker=ranker), (f"rerank.use = {use!r}: {said}",)

@@ -28,6 +28,7 @@ from twotower.training.heats import open_heats
 from twotower.training.indexing import check_index
 from twotower.training.notebook import callback_of
 from twotower.training.race import Race
+from twotower.training.second_stage import check_second_stage
 from twotower.training.settings import value_of, with_values
 from twotower.training.task import Given, Task, name_of
 from twotower.training.trained import Trained
