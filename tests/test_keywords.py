@@ -28,6 +28,7 @@ VALUES = {
     "target_events": ("buy",),
     "drop_null_ids": True,
     "recall": 0.5,
+    "rerank": "auto",
 }
 
 

@@ -41,6 +41,7 @@ MODULES = [
     "tokenizers",
     "huggingface_hub",
     "optuna",
+    "lightgbm",
 ]
 
 TRAIN = "train --interactions events.csv --items items.csv --out new --set training.epochs=1"
@@ -55,6 +56,7 @@ NEEDS = {
     "mlflow": (f"{TRAIN} --mlflow some",),
     "text": (f"{TRAIN} --set features.item.title=sentence --set features.sentence_encoder=some",),
     "baselines": ("evaluate model --baselines als",),
+    "rank": (f"{TRAIN} --rerank on",),
     "client": ("Client",),
     "pandas": ("to_pandas",),
 }

@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from scipy import sparse
 
 from twotower.arrays import Float32s, Ints, Rows
 from twotower.vocab import FIRST_ROW
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 REACH = 5
 """How many events later an item still follows another."""
@@ -57,6 +61,8 @@ class Follows:
             item_rows: ``(E,)`` their items, each query's in the order of time.
             num_item_rows: Rows of the item vocabulary.
         """
+        from scipy import sparse  # opening a bundle does without
+
         offsets, item_rows = _thinned(offsets, item_rows)
         owners = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
         shape = (num_item_rows, num_item_rows)
@@ -128,7 +134,7 @@ def _thinned(offsets: Ints, item_rows: Rows) -> tuple[Ints, Rows]:
     return np.concatenate([[0], ends]), np.asarray(item_rows[places])
 
 
-def _cut(near: sparse.csr_array, following: sparse.csr_array) -> Follows:
+def _cut(near: "sparse.csr_array", following: "sparse.csr_array") -> Follows:
     """Return the largest cells of each line of ``near``, with those of ``following`` beside."""
     lengths = np.zeros(near.shape[0], np.int64)
     columns, weights, beside = [np.zeros(0, np.int32)], [np.zeros(0, np.float32)], []

@@ -1,0 +1,141 @@
+"""What a second stage gives behind the default, on public sets: its ceiling, and what it loses by a leak.
+
+    python benchmarks/second_stage.py [beauty movielens-1m ...] [--seeds 0,1] [--json]
+
+Nothing is set but the data set's protocol, the seed and one thread. ``rerank.use`` is ``on``, so that the
+second stage is measured where ``auto`` leaves it out, too. The test is ranked over the whole catalogue;
+differences are paired by query, with their 95 % intervals. "With a leak" are trees that learnt the last
+training event of each query, among candidates of the same model: it knows these events by heart.
+
+A finished training is kept under ``benchmarks/out``.
+"""
+
+import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from common import cached, default_of, report
+from strong_baselines import task
+from twotower.config import Config
+from twotower.data.dataset import KNOWN, Dataset, Part
+from twotower.evaluation.intervals import difference_intervals
+from twotower.evaluation.ranking import Evaluation, Scorer, evaluate_on
+from twotower.features.transforms import Sides
+from twotower.training.second_stage import remembering, with_second_stage
+
+NAMES = ("movielens-1m", "beauty", "book-crossing", "tmall")
+MAIN = "ndcg@10"
+
+
+def run(name: str, seed: int) -> dict[str, Any]:
+    """Return the test of the default alone, with a second stage, and with one that learnt a leak."""
+    torch.set_num_threads(1)
+    found = task(name)
+    settings = [f"training.seed={seed}", "training.threads=1", "rerank.use=on"]
+    config = found.config.with_settings(settings)
+    started = time.process_time()
+    scorer = default_of(found, config).trainer.scorer()
+    seconds = time.process_time() - started
+    dataset, sides = found.dataset, found.sides
+    alone = tested(dataset, scorer)
+    started = time.process_time()
+    ranked, told = fitted(scorer, dataset, dataset, sides, config)
+    fit_seconds = time.process_time() - started
+    with_it = tested(dataset, ranked)
+    leaky, _ = fitted(scorer, with_a_leak(dataset), dataset, sides, config)
+    leaked = tested(dataset, leaky)
+    depth = config.rerank.candidates
+    return {
+        "alone": alone.mean(),
+        "ranked": with_it.mean(),
+        "leaked": leaked.mean()[MAIN],
+        "ceiling": alone.mean()[f"recall@{depth}"],
+        "gain": gap(with_it, alone),
+        "leak": gap(leaked, with_it),
+        "valid": told,
+        "seconds": seconds,
+        "fit_seconds": fit_seconds,
+        "queries": len(alone.cases),
+    }
+
+
+def tested(dataset: Dataset, scorer: Scorer) -> Evaluation:
+    """Return the test of a method."""
+    return evaluate_on(dataset, scorer, dataset.cases(Part.TEST), (10, 100))
+
+
+def fitted(
+    scorer: Any, learnt: Dataset, dataset: Dataset, sides: Sides, config: Config
+) -> tuple[Scorer, dict[str, Any]]:
+    """Return a second stage that learns the validation part of a data set, and how it was chosen."""
+    found, said = with_second_stage(scorer, learnt, sides, config)
+    assert found is not None, said
+    ranker = remembering(found.ranker, dataset, *KNOWN)
+    return replace(found, ranker=ranker), dict(ranker.figures)
+
+
+def with_a_leak(dataset: Dataset) -> Dataset:
+    """Return a data set whose validation part is the last training event of each query."""
+    rows, parts = dataset.interactions.query_rows, dataset.parts.copy()
+    parts[np.isin(parts, (Part.VALID, Part.TEST))] = Part.UNUSED
+    places = np.flatnonzero((parts == Part.TRAIN) & dataset.interactions.is_positive)
+    is_last = np.append(rows[places][1:] != rows[places][:-1], True)
+    is_first = np.append(True, rows[places][1:] != rows[places][:-1])
+    parts[places[is_last & ~is_first]] = Part.VALID
+    return replace(dataset, parts=parts)
+
+
+def gap(one: Evaluation, other: Evaluation) -> list[float]:
+    """Return the mean of the paired difference, with its interval."""
+    values = ({MAIN: found.values[MAIN]} for found in (one, other))
+    return difference_intervals(*values)[MAIN].as_json()
+
+
+def main() -> None:
+    """Run what is not kept, and print a line for each data set and seed."""
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=NAMES)
+    parser.add_argument("--seeds", default="0,1")
+    parser.add_argument("--again", action="store_true", help="compute finished runs again")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    given = parser.parse_args()
+    rows = []
+    for name in given.names:
+        for seed in map(int, given.seeds.split(",")):
+            found = cached(
+                f"second_stage/{name}-{seed}", partial(run, name, seed), again=given.again
+            )
+            valid, gain, leak = found["valid"]["difference"], found["gain"], found["leak"]
+            rows.append(
+                {
+                    "": f"{name}, seed {seed}",
+                    "queries": found["queries"],
+                    "alone": found["alone"][MAIN],
+                    "with ranking": found["ranked"][MAIN],
+                    "difference": interval(gain),
+                    "share": gain[0] / found["alone"][MAIN],
+                    "on validation": interval(valid),
+                    "auto keeps it": "yes" if valid[1] > 0 else "no",
+                    "recall@100": found["ceiling"],
+                    "with a leak": found["leaked"],
+                    "leak, difference": interval(leak),
+                    "trees": found["valid"]["trees"],
+                    "processor s": found["fit_seconds"],
+                }
+            )
+    report("NDCG@10 of the default, with a second stage behind it", rows, as_json=given.json)
+
+
+def interval(triple: list[float]) -> str:
+    """Return a difference as it is printed."""
+    value, low, high = triple
+    return f"{value:+.4f} ({low:+.4f} to {high:+.4f})"
+
+
+if __name__ == "__main__":
+    main()
