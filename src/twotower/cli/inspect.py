@@ -15,7 +15,12 @@ def command(bundle: Path, *, json: bool = False) -> None:
     Example: twotower inspect model
     """
     from twotower.evaluation.refit_notes import note as refit_note
-    from twotower.evaluation.screen import figures_table, index_note, update_table
+    from twotower.evaluation.screen import (
+        figures_table,
+        index_note,
+        second_stage_note,
+        update_table,
+    )
     from twotower.serving.bundle import open_bundle
     from twotower.serving.manifest import check_bundle
 
@@ -36,6 +41,7 @@ def command(bundle: Path, *, json: bool = False) -> None:
         "histories": contents.histories is not None,
         "private": contents.is_private,
         "index": "exact" if contents.lists is None else "approximate",
+        "second_stage": contents.ranker is not None,
         "custom_towers": list(contents.custom),
         "bytes": sum(sizes.values()),
         "files": sizes,
@@ -69,6 +75,8 @@ def command(bundle: Path, *, json: bool = False) -> None:
         say(screen, said)
     if "update" in contents.metrics:
         screen.print(update_table(contents.metrics["update"]))
+    if "second_stage" in contents.metrics:
+        say(screen, second_stage_note(contents.metrics))
     if "index" in contents.metrics:
         say(screen, index_note(contents.metrics["index"]))
     say(screen, f"All settings: {bundle / 'config.toml'}")

@@ -41,6 +41,13 @@ def methods() -> dict[str, str]:
     return OURS | {name: spec.label for name, spec in BASELINES.items()}
 
 
+SUBJECTS = {
+    "model": "The model",
+    "served": "The model as served",
+    "ranked": "The model with its second stage",
+}
+"""What sentences call the subject of a verdict; see ``subject_of``."""
+
 SHOWN = {"hit_rate@10": "HR@10", "ndcg@10": "NDCG@10", "recall@100": "recall@100", "auc": "AUC"}
 """The most important metrics, and their display names."""
 
@@ -219,7 +226,7 @@ def _ceiling(found: Evaluation, depth: int) -> dict[str, float]:
 
 def subject_of(methods: Collection[str]) -> str:
     """Return the method that verdicts are about: as the bundle answers."""
-    return next(name for name in ("ranked", "served", "model") if name in methods)
+    return next(name for name in reversed(SUBJECTS) if name in methods)
 
 
 def _comparison(found: Mapping[str, Evaluation], metrics: Sequence[str]) -> Figures:
@@ -237,7 +244,7 @@ def _comparison(found: Mapping[str, Evaluation], metrics: Sequence[str]) -> Figu
     # All in one call: the draws of the bootstrap are the same for each method.
     means = intervals.mean_intervals(flat(found), owners=owners)
     gaps = intervals.difference_intervals(flat(others, ours), flat(others), owners=owners)
-    subject = "The model as served" if ours == "served" else "The model"
+    subject = SUBJECTS[ours]
     main = metric_name(MAIN_METRIC)
     sentences = {
         name: f"{subject} {intervals.verdict(spec.label, main, gaps[f'{name}/{MAIN_METRIC}'])}."

@@ -139,6 +139,8 @@ def footnotes(figures: Mapping[str, Any]) -> list[str]:
         )
     if "words" in figures:
         notes.append(_of_words(figures))
+    if "second_stage" in figures:
+        notes.append(second_stage_note(figures))
     if "index" in figures:
         notes.append(index_note(figures["index"]))
     left_out = protocol.get("left_out", {})
@@ -159,6 +161,27 @@ def index_note(index: Mapping[str, Any]) -> str:
         f"{index['queries']:,} {index['part']} queries, {index['target']:g} being wanted, "
         f"{rates['approximate'] / rates['exact']:.1f} times as fast as exact search. "
         "The figures above are of exact rankings."
+    )
+
+
+def second_stage_note(figures: Mapping[str, Any]) -> str:
+    """Return what a second stage changes, and what the best order of its candidates would reach.
+
+    Args:
+        figures: Of a training or an evaluation, with ``second_stage``.
+    """
+    told, name = figures["second_stage"], metric_name(MAIN_METRIC)
+    if not told["kept"]:
+        value, low, high = told["difference"]
+        return (
+            f"A second stage was left out: on validation it changes {name} by {value:+.4f} "
+            f"({low:+.4f} to {high:+.4f})."
+        )
+    before = subject_of(set(_run(figures)) - {"ranked"})
+    value, low, high = figures["differences"][before][MAIN_METRIC]
+    return (
+        f"The second stage changes {name} by {value:+.4f} ({low:+.4f} to {high:+.4f}). The best order of "
+        f"its {told['depth']:,} candidates would reach {told['ceiling'][MAIN_METRIC]:.4f}."
     )
 
 
