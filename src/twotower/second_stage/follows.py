@@ -1,7 +1,6 @@
 """Which items follow which: counts of pairs of events that are close together in one query."""
 
 from dataclasses import dataclass
-
 from typing import TYPE_CHECKING
 
 import numpy as np
