@@ -28,6 +28,7 @@ def keywords() -> set[str]:
         *(getattr(twotower.Retriever, name) for name in ("recommend", "open")),
         twotower.prepare_folder,
         twotower.update,
+        twotower.rerank,
         twotower.recipe,
         twotower.Config.with_settings,
         movielens.fetch,

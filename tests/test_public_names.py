@@ -25,6 +25,7 @@ PUBLIC = {
         MissingExtraError
         Recommendation
         Recommendations
+        Reranked
         Retriever
         ServerError
         Trained
@@ -42,6 +43,7 @@ PUBLIC = {
         open_views
         prepare_folder
         recipe
+        rerank
         train
         train_views
         tune

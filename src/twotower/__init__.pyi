@@ -27,6 +27,8 @@ from twotower.serving.views_folder import open_views as open_views
 from twotower.training.callbacks import Callback as Callback
 from twotower.training.pipeline import train as train
 from twotower.training.pipeline import train_views as train_views
+from twotower.training.rerank import Reranked as Reranked
+from twotower.training.rerank import rerank as rerank
 from twotower.training.task import View as View
 from twotower.training.trained import Trained as Trained
 from twotower.training.trained import TrainedViews as TrainedViews

@@ -23,6 +23,7 @@ COMMANDS = (
     "prepare",
     "train",
     "tune",
+    "rerank",
     "update",
     "index",
     "evaluate",

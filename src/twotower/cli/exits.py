@@ -27,7 +27,7 @@ MEANINGS = {
     DONE: "The command did what it says.",
     PIPE_CLOSED: "The program that reads the output closed it, as head does.",
     REFUSED: "The input was wrong: an option, a setting, a table, a bundle. One sentence says why.",
-    FOUND: "A check failed: doctor found what --fail-on names, or update refused the new model.",
+    FOUND: "A check failed: doctor found what --fail-on names, or update or rerank refused the result.",
     STOPPED_EARLY: "Ctrl-C or --minutes ended the training. The bundle is written; --resume goes on.",
     BUG: "A bug in twotower. The standard error has the trace to report.",
     INTERRUPTED: "Ctrl-C ended the command before it wrote anything.",

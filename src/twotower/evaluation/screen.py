@@ -177,6 +177,12 @@ def second_stage_note(figures: Mapping[str, Any]) -> str:
             f"A second stage was left out: on validation it changes {name} by {value:+.4f} "
             f"({low:+.4f} to {high:+.4f})."
         )
+    if "ranked" not in figures:
+        value, low, high = told["difference"]
+        return (
+            f"The second stage changes {name} by {value:+.4f} ({low:+.4f} to {high:+.4f}) on queries "
+            "that it did not learn."
+        )
     before = subject_of(set(_run(figures)) - {"ranked"})
     value, low, high = figures["differences"][before][MAIN_METRIC]
     return (

@@ -197,6 +197,27 @@ def check_output(path: str | Path, *, views: bool = False) -> Path:
     return path
 
 
+def check_successor(bundle: object, path: str | Path | None) -> Path | None:
+    """Return ``check_output`` of where a bundle that is made of another one is to be written.
+
+    Args:
+        bundle: The other one: its folder, or opened.
+        path: The folder; None where nothing is to be written.
+
+    Raises:
+        BundleError: It is the folder of the other one, or as ``check_output``.
+        ConfigError: As ``check_output``.
+    """
+    target = None if path is None else check_output(path)
+    is_path = isinstance(bundle, str | Path)
+    if target is not None and is_path and target.resolve() == Path(str(bundle)).resolve():
+        raise BundleError(
+            f"{argument('out')} must be another folder than the bundle, got {str(path)!r}; a server can "
+            "swap to it."
+        )
+    return target
+
+
 @contextmanager
 def written(path: str | Path, what: str, *, views: bool = False) -> Iterator[Path]:
     """Provide a new folder, and move it to ``path`` when the block ends without an error.

@@ -8,13 +8,11 @@ from typing import Literal
 import torch
 
 from twotower import runtime
-from twotower.caller import argument
 from twotower.data.dataset import Dataset, Part
 from twotower.data.tables import Table
-from twotower.errors import BundleError
 from twotower.evaluation.ranking import Scorer
 from twotower.evaluation.scorers import ModelScorer, Ranked
-from twotower.serving.bundle import Contents, check_output, write_bundle
+from twotower.serving.bundle import Contents, check_successor, write_bundle
 from twotower.serving.manifest import MANIFEST
 from twotower.serving.retriever import Bundle, Retriever
 from twotower.training.callbacks import Callback
@@ -77,13 +75,7 @@ def update(
         ArgumentError: ``items`` or ``queries`` does not fit, or ``expire_days`` is not above 0.
         JournalError: The journal cannot be read.
     """
-    target = None if out is None else check_output(out)
-    is_path = isinstance(bundle, str | Path)
-    if target is not None and is_path and target.resolve() == Path(str(bundle)).resolve():
-        raise BundleError(
-            f"{argument('out')} must be another folder than the bundle, got {str(out)!r}; a server can "
-            "swap to it."
-        )
+    target = check_successor(bundle, out)
     bar = callback_of(progress)
     threads = torch.get_num_threads()
     try:

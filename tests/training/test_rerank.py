@@ -1,0 +1,146 @@
+"""A second stage is added to a bundle that exists: in Python and from the command line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from sandbox import run_command
+from twotower import Retriever, evaluate_bundle, rerank, train
+from twotower.errors import BundleError, ConfigError, DataError
+
+NUM_ITEMS, NUM_QUERIES, LENGTH = 60, 300, 11
+QUICK: dict[str, Any] = {
+    "towers": {"dim": 8, "history": "mean", "query_id": "off", "question_time": "off"},
+    "training": {"epochs": 3, "batch_size": 64, "learning_rate": 0.01, "solver": "gradient"},
+    "loss": {"negatives": "all"},
+    "data": {"repeats": "no"},
+}
+
+
+def rings(*, jumps: float) -> pl.DataFrame:
+    """Return events that go round a ring of items, two steps at a time now and then."""
+    rng = np.random.default_rng(1)
+    steps = 1 + (rng.random((NUM_QUERIES, LENGTH)) < jumps).astype(np.int64)
+    items = (rng.integers(NUM_ITEMS, size=(NUM_QUERIES, 1)) + np.cumsum(steps, axis=1)) % NUM_ITEMS
+    return pl.DataFrame(
+        {
+            "user": np.repeat(np.arange(NUM_QUERIES), LENGTH),
+            "item": items.ravel(),
+            "timestamp": np.tile(np.arange(LENGTH) * 3600, NUM_QUERIES),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
+    folder = tmp_path_factory.mktemp("rerank")
+    events = rings(jumps=0.3)
+    last = events["timestamp"] == (LENGTH - 1) * 3600
+    events.filter(last).write_csv(folder / "later.csv")
+    before = events.filter(~last)
+    before.write_csv(folder / "events.csv")
+    train(before, out=folder / "model", config=QUICK, baselines=["popularity"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ranked(folder: Path) -> Path:
+    out = folder / "ranked"
+    outcome = run_command(("rerank", "model", "--out", "ranked"), folder)
+    assert outcome.code == 0, outcome.err
+    assert "The second stage changes NDCG@10 by +" in outcome.out
+    assert "twotower evaluate ranked measures it" in " ".join(outcome.out.split())
+    return out
+
+
+def test_the_new_bundle_answers_better_and_the_old_one_stays(folder: Path, ranked: Path) -> None:
+    before, after = Retriever.open(folder / "model"), Retriever.open(ranked)
+    assert before.contents.ranker is None
+    assert after.contents.ranker is not None
+    one = after.recommend(3, k=10, rerank=False)
+    assert before.recommend(3, k=10).item_ids == one.item_ids
+    figures = evaluate_bundle(after, baselines=[])
+    assert figures["differences"]["model"]["ndcg@10"][1] > 0
+    assert figures["model"] == pytest.approx(before.contents.metrics["model"])
+
+
+def test_it_is_what_a_training_with_a_second_stage_gives(folder: Path, ranked: Path) -> None:
+    found = train(
+        pl.read_csv(folder / "events.csv"), config=QUICK, rerank="on", baselines=["popularity"]
+    )
+    one, other = found.contents.ranker, Retriever.open(ranked).contents.ranker
+    assert one is not None
+    assert other is not None
+    assert one.trees == other.trees
+    assert np.array_equal(one.memory.counts, other.memory.counts)
+
+
+def test_later_events_are_what_it_learns_from(folder: Path) -> None:
+    found = rerank(folder / "model", folder / "later.csv", progress=None)
+    assert found.refused is None
+    assert found.path is None
+    assert found.figures["queries"] == NUM_QUERIES
+    assert found.retriever.recommend(3, k=5).item_ids
+    assert repr(found).startswith("Reranked(NDCG@10 0.")
+
+
+def test_a_model_that_learnt_its_validation_needs_later_events(folder: Path) -> None:
+    events = pl.read_csv(folder / "events.csv")
+    found = train(events, config=QUICK, refit=True, baselines=["popularity"])
+    with pytest.raises(
+        BundleError, match=r"validation events that its model has not learnt, got n"
+    ):
+        rerank(found, progress=None)
+    assert rerank(found, folder / "later.csv", progress=None).figures["queries"] == NUM_QUERIES
+
+
+def test_one_that_does_not_help_is_refused_with_exit_code_3(
+    tmp_path: Path, one_thread: None
+) -> None:
+    rng = np.random.default_rng(0)
+    noise = rings(jumps=0.3).with_columns(
+        item=pl.Series(rng.integers(60, size=NUM_QUERIES * LENGTH))
+    )
+    train(noise, out=tmp_path / "model", config=QUICK, baselines=["popularity"])
+    outcome = run_command(("rerank", "model", "--out", "new", "--json"), tmp_path)
+    assert outcome.code == 3
+    refused = json.loads(outcome.out)["refused"]
+    assert refused.startswith("A second stage was left out: on validation it changes NDCG@10 by ")
+    assert not (tmp_path / "new").exists()
+    outcome = run_command(("rerank", "model", "--out", "new", "--force"), tmp_path)
+    assert outcome.code == 0
+    assert Retriever.open(tmp_path / "new").contents.ranker is not None
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "said"),
+    [
+        ({"candidates": 1}, ConfigError, r"candidates must be .*, got 1"),
+        ({"out": "model"}, BundleError, r"out must be another folder than the bundle"),
+        (
+            {"interactions": "two.csv"},
+            DataError,
+            r"must learn from 100 validation queries .* got \d",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    folder: Path, given: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    pl.read_csv(folder / "later.csv").head(2).write_csv(folder / "two.csv")
+    for name in ("out", "interactions"):
+        if name in given:
+            given = {**given, name: folder / given[name]}
+    with pytest.raises(error, match=said):
+        rerank(folder / "model", progress=None, **given)
+
+
+def test_a_bundle_without_histories_is_refused(folder: Path) -> None:
+    events = pl.read_csv(folder / "events.csv")
+    found = train(events, config=QUICK, histories=False, baselines=["popularity"])
+    with pytest.raises(BundleError, match="must hold histories"):
+        rerank(found, progress=None)
