@@ -1,33 +1,55 @@
-"""The text in which LightGBM writes trees: read before LightGBM does, which trusts it.
+"""The text in which LightGBM writes trees: checked, and written again, before LightGBM reads it.
 
-A number out of its range would let the library read memory that is not the model's.
+LightGBM trusts such a text. A number out of its range lets it read memory that is not the model's, walk in
+a circle, or end the process. So it gets no text but the one that is made here, of what was checked.
 """
 
 from collections.abc import Iterator
+from math import isfinite
 
 _MOST_LEAVES = 4096
+_OF_SPLITS = {
+    "split_feature": int,
+    "threshold": float,
+    "decision_type": int,
+    "left_child": int,
+    "right_child": int,
+}
+"""What is read of each split, and its kind."""
 
 
-def check_trees(text: str, num_inputs: int) -> None:
-    """Refuse trees that we never write.
+def plain_trees(text: str, num_inputs: int) -> str:
+    """Return trees without all that no prediction needs; what it returns is plain already.
 
     Args:
-        text: Of ``Booster.model_to_string``.
-        num_inputs: How many inputs the trees may read.
+        text: Of ``Booster.model_to_string``, or of this function.
+        num_inputs: How many inputs the trees read, at least 1.
 
     Raises:
-        ValueError: A part is missing or superfluous, or a number is out of its range.
+        LookupError: A part is missing.
+        ValueError: A part is superfluous, or a number is out of its range.
     """
-    head, *trees = text.split("\nTree=")
+    head, *trees = text.split("end of trees")[0].split("\nTree=")
     told = dict(_entries(head))
-    if not head.startswith("tree\n") or int(told["max_feature_idx"]) != num_inputs - 1:
-        raise ValueError(f"the trees of the second stage must read {num_inputs} inputs")
+    if num_inputs < 1 or int(told["max_feature_idx"]) != num_inputs - 1:
+        raise ValueError(f"the trees of the second stage must read {num_inputs} inputs, at least 1")
     if any(told[name] != "1" for name in ("num_class", "num_tree_per_iteration")) or not trees:
         raise ValueError("the trees of the second stage must be at least one, and give one number")
     if "linear_tree" in told or "average_output" in head.splitlines():
         raise ValueError("the trees of the second stage must be plain ones that add up")
-    for tree in trees:
-        _check_tree(dict(_entries(tree.split("\nend of trees")[0])), num_inputs)
+    lines = [
+        "tree",
+        "version=v4",
+        "num_class=1",
+        "num_tree_per_iteration=1",
+        "label_index=0",
+        f"max_feature_idx={num_inputs - 1}",
+        "feature_names=" + " ".join(f"input_{place}" for place in range(num_inputs)),
+        "feature_infos=" + " ".join(["none"] * num_inputs),
+    ]
+    for place, tree in enumerate(trees):
+        lines += ["", f"Tree={place}", *_plain_tree(dict(_entries(tree)), num_inputs), ""]
+    return "\n".join([*lines, "", "end of trees", ""])
 
 
 def _entries(text: str) -> Iterator[tuple[str, str]]:
@@ -37,28 +59,40 @@ def _entries(text: str) -> Iterator[tuple[str, str]]:
             yield name, value
 
 
-def _check_tree(told: dict[str, str], num_inputs: int) -> None:
+def _plain_tree(told: dict[str, str], num_inputs: int) -> Iterator[str]:
     num = int(told["num_leaves"])
     if not 1 <= num <= _MOST_LEAVES or told["num_cat"] != "0" or told.get("is_linear", "0") != "0":
         raise ValueError("a tree of the second stage must have leaves, and split by numbers")
-    if len(list(map(float, told["leaf_value"].split()))) != num:
+    yield f"num_leaves={num}"
+    yield "num_cat=0"
+    found = {"leaf_value": list(map(float, told["leaf_value"].split()))}
+    if len(found["leaf_value"]) != num:
         raise ValueError(f"a tree of the second stage must have {num} values")
-    if num == 1:
-        return
-    wanted = {"threshold": float, "split_feature": int, "left_child": int, "right_child": int}
-    found = {name: list(map(kind, told[name].split())) for name, kind in wanted.items()}
-    found["decision_type"] = list(map(int, told["decision_type"].split()))
-    if any(len(values) != num - 1 for values in found.values()):
-        raise ValueError(f"a tree of the second stage must have {num - 1} splits")
-    is_known = all(0 <= each < num_inputs for each in found["split_feature"])
+    if num > 1:
+        splits = {name: list(map(kind, told[name].split())) for name, kind in _OF_SPLITS.items()}
+        if any(len(values) != num - 1 for values in splits.values()):
+            raise ValueError(f"a tree of the second stage must have {num - 1} splits")
+        _check_splits(splits, num, num_inputs)
+        found |= splits
+    if not all(isfinite(each) for values in found.values() for each in values):
+        raise ValueError("a tree of the second stage must hold finite numbers")
+    for name, values in found.items():
+        yield f"{name}={' '.join(map(repr, values))}"
+    yield "is_linear=0"
+    yield "shrinkage=1"
+
+
+def _check_splits(splits: dict[str, list[int]], num_leaves: int, num_inputs: int) -> None:
+    """Refuse splits by inputs that are not there, or by categories, and paths that do not end."""
+    is_known = all(0 <= each < num_inputs for each in splits["split_feature"])
     # A node's children come after it, so that every path ends.
     is_rising = all(
-        -num <= child < num - 1 and (child < 0 or child > node)
+        -num_leaves <= child < num_leaves - 1 and (child < 0 or child > node)
         for name in ("left_child", "right_child")
-        for node, child in enumerate(found[name])
+        for node, child in enumerate(splits[name])
     )
     # Bit 0 is a split by categories, bits 2 and 3 say what stands for a missing number.
-    is_number = all(0 <= each < 16 and not each & 1 for each in found["decision_type"])
+    is_number = all(0 <= each < 16 and not each & 1 for each in splits["decision_type"])
     if not (is_known and is_rising and is_number):
         raise ValueError(
             "a tree of the second stage must split by inputs that there are, downwards"

@@ -13,7 +13,7 @@ from twotower.second_stage.follows import Follows
 from twotower.second_stage.inputs import Memory, columns_of
 from twotower.second_stage.item_times import ItemTimes
 from twotower.second_stage.ranker import Ranker
-from twotower.second_stage.trees import check_trees
+from twotower.second_stage.trees import plain_trees
 from twotower.serving import storage
 from twotower.serving.content_checks import check_array
 from twotower.serving.storage import ListedFiles
@@ -80,8 +80,7 @@ def read_ranker(
             raise ValueError(
                 f"the second stage reads {missing[0]!r}, which is no column of the bundle"
             )
-    trees = files.text(_TREES)
-    check_trees(trees, len(names))
+    trees = plain_trees(files.text(_TREES), len(names))
     arrays = storage.load_arrays(files.path(_MEMORY))
     memory = _memory_of(arrays, described, num_item_rows)
     return Ranker(

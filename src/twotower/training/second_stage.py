@@ -23,6 +23,7 @@ from twotower.second_stage.follows import Follows
 from twotower.second_stage.inputs import Candidates, Memory, columns_of
 from twotower.second_stage.item_times import ItemTimes
 from twotower.second_stage.ranker import EXTRA, Ranker, table_of
+from twotower.second_stage.trees import plain_trees
 from twotower.vocab import FIRST_ROW
 
 MOST_CASES = 20_000
@@ -252,7 +253,7 @@ def _held_out(examples: _Examples, names: list[str]) -> tuple[int, Floats]:
 def _fitted(
     examples: _Examples, names: list[str], queries: npt.NDArray[np.integer], rounds: int
 ) -> str:
-    return str(_trees(examples, names, queries, rounds).model_to_string())
+    return plain_trees(_trees(examples, names, queries, rounds).model_to_string(), len(names))
 
 
 def _trees(
