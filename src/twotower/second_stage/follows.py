@@ -148,8 +148,9 @@ def _cut(near: "sparse.csr_array", following: "sparse.csr_array") -> Follows:
         lengths[start : start + _ROWS] = np.minimum(sizes, _FOLLOWERS)
         columns.append(part.indices[kept].astype(np.int32))
         weights.append(part.data[kept].astype(np.float32))
-        cells = following[start : start + _ROWS][owners[kept], part.indices[kept]]
-        beside.append(np.asarray(cells, np.float32).ravel())
+        if len(kept):  # of no places SciPy returns a sparse array
+            cells = following[start : start + _ROWS][owners[kept], part.indices[kept]]
+            beside.append(np.asarray(cells, np.float32).ravel())
     return Follows(
         np.concatenate([[0], np.cumsum(lengths)]),
         np.concatenate(columns),
