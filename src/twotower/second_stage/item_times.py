@@ -31,6 +31,9 @@ class Counts(NamedTuple):
 class ItemTimes:
     """The times of the events of each item, in ``2 ** 31`` ticks from the first event to the last.
 
+    Events of one tick are not told apart: an event is before a moment if its tick is. So no event counts at
+    its own moment.
+
     Args:
         keys: ``(E,)`` int64, ascending: the item row times ``2 ** 32``, plus the tick.
         first: Seconds since 1970 of the first event.
@@ -55,8 +58,7 @@ class ItemTimes:
         times = np.asarray(times[is_known])
         first = float(times.min())
         span = float(times.max()) - first or 1.0
-        ticks = ((times - first) * (_TICKS / span)).astype(np.int64)
-        keys = np.asarray(item_rows[is_known]).astype(np.int64) << 32 | ticks
+        keys = np.asarray(item_rows[is_known]).astype(np.int64) << 32 | _ticks(times - first, span)
         return ItemTimes(np.sort(keys), first, span)
 
     def as_of(self, item_rows: Rows, moments: Floats) -> "Counts":
@@ -84,11 +86,10 @@ class ItemTimes:
         return self._last.total[np.minimum(item_rows, len(self._last.total) - 1)]
 
     def _ticks_of(self, moments: Floats) -> Ints:
-        """Return the first tick that is not before each moment; after the last event, the one after it."""
-        ticks = np.full(len(moments), _TICKS + 1, np.int64)
-        is_early = moments <= self.first + self.span
-        since = np.maximum(moments[is_early] - self.first, 0)
-        ticks[is_early] = np.ceil(since * (_TICKS / self.span)).astype(np.int64)
+        """Return the tick of each moment; after the last event, the one after it."""
+        ticks, since = np.full(len(moments), _TICKS + 1, np.int64), moments - self.first
+        is_early = since <= self.span
+        ticks[is_early] = _ticks(np.maximum(since[is_early], 0), self.span)
         return ticks
 
     def _at(self, item_rows: Rows, ticks: Ints) -> "Counts":
@@ -111,3 +112,8 @@ class ItemTimes:
         """What is known of each item row after the last event, by ``(num_rows, ...)``."""
         rows = np.arange(int(self.keys[-1] >> 32) + 2, dtype=np.int32)  # the last one has no event
         return Counts(*(each[0] for each in self._at(rows[None], np.array([_TICKS + 1]))))
+
+
+def _ticks(since: Floats, span: float) -> Ints:
+    """Return the ticks of moments that lie some seconds, from 0 up to ``span``, after the first event."""
+    return np.asarray((since / span * _TICKS).astype(np.int64))
