@@ -76,7 +76,7 @@ class Ranker:
 
         The best candidate gets the highest score that the retriever gave to one of them, the next one the
         second highest, and so on; equal ones are set apart by the smallest step. So scores keep their
-        scale, and those of items that are not candidates stay below.
+        scale, and items that are not candidates stay below.
         """
         return in_order_of(candidates.scores, self.values(candidates, catalogue))
 
@@ -87,19 +87,24 @@ def table_of(inputs: Mapping[str, Float32s], names: tuple[str, ...]) -> Float32s
 
 
 def in_order_of(scores: Float32s, values: Float32s) -> Float32s:
-    """Return the scores of each line, handed out again in the order of ``values``; all distinct.
+    """Return the scores of each line, handed out again in the order of ``values``.
+
+    They are all distinct, and above what the last one of ``scores`` was: a score is raised by the smallest
+    step until it is above the next one. So an item that had the score of the last one stays below.
 
     Args:
         scores: ``(n, N)`` float32, descending; ``-inf`` where padded.
         values: ``(n, N)``, higher is better, ``-inf`` where padded. Of equal ones the first is better.
     """
     order = np.argsort(-values, axis=1, kind="stable")
-    steps = scores.copy()
-    is_tied = (steps[:, 1:] >= steps[:, :-1]) & np.isfinite(steps[:, 1:])
-    for line in np.flatnonzero(is_tied.any(axis=1)):
-        for place in range(1, steps.shape[1]):
-            below = np.nextafter(steps[line, place - 1], np.float32(-np.inf))
-            steps[line, place] = min(steps[line, place], below)
-    found = np.empty_like(steps)
-    np.put_along_axis(found, order, steps, axis=1)
+    is_there, places = np.isfinite(scores), np.arange(scores.shape[1])
+    # The bits of a float32 without its sign number all sizes: neighbours differ by 1.
+    bits = scores.view(np.int32).astype(np.int64)
+    numbers = np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
+    numbers += places == is_there.sum(axis=1, keepdims=True) - 1
+    raised = np.maximum.accumulate((numbers + places)[:, ::-1], axis=1)[:, ::-1] - places
+    sizes = np.abs(raised).astype(np.int32).view(np.float32)
+    steps = np.where(is_there, np.copysign(sizes, raised), np.float32(-np.inf))
+    found = np.empty_like(scores)
+    np.put_along_axis(found, order, steps.astype(np.float32), axis=1)
     return found
