@@ -124,7 +124,7 @@ class Inputs:
             values = catalogue.features[name].cpu().numpy()
             found |= _of_item_column(name, values, candidates.item_rows, windows.rows)
         for name in self.query_columns:
-            found |= _of_query_column(name, candidates.query_features[name], len(found["score"][0]))
+            found |= _of_query_column(name, candidates.query_features[name], rows.shape[1])
         return found
 
     def _popularity(self, rows: Rows, recent: Rows, asked: Floats | None) -> dict[str, Float32s]:
@@ -176,12 +176,13 @@ def _of_scores(candidates: Candidates) -> dict[str, Float32s]:
     behind = np.full(scores.shape, np.nan, np.float32)
     behind[:, :-1] = scores[:, :-1] - scores[:, 1:]
     places = np.broadcast_to(np.arange(scores.shape[1], dtype=np.float32), scores.shape)
+    standardised = (scores - mean) / (np.sqrt(variance) + 1e-6)
     return {
         "score": scores,
         "place": places,
         "score_below_best": scores[:, :1] - scores,
         "score_above_next": behind,
-        "score_standardised": (scores - mean) / (np.sqrt(variance) + np.float32(1e-6)),
+        "score_standardised": standardised.astype(np.float32),
     }
 
 
@@ -235,8 +236,9 @@ def _of_history(
         "last_seen_age": np.where(seen > 0, newest, np.nan).astype(np.float32),
     }
     if times is not None and histories.asked is not None:
-        last = np.where(recent[:, -1] != PADDING_ROW, times[:, -1], np.nan)
-        found["seconds_since_history"] = _alike(histories.asked - last, rows)
+        is_known = np.isfinite(histories.asked) & (recent[:, -1] != PADDING_ROW)
+        since = np.where(is_known, histories.asked - times[:, -1], np.nan)
+        found["seconds_since_history"] = _alike(since, rows)
     else:
         found["seconds_since_history"] = np.full(rows.shape, np.nan, np.float32)
     return found
@@ -254,7 +256,7 @@ def _of_item_column(name: str, values: Array, rows: Rows, recent: Rows) -> dict[
     own = values if values.ndim == 2 else values[:, None]
     num, width = len(rows), own.shape[1]
     # How many events of the history have each value, as a sorted list of pairs of a query and a value.
-    held = own[recent].reshape(num, -1).astype(np.int64)
+    held = own[recent].reshape(num, recent.shape[1] * width).astype(np.int64)
     keys = (np.arange(num)[:, None] << 32 | held)[held >= FIRST_ROW]
     pairs, counts = np.unique(keys, return_counts=True)
     wanted = own[rows].astype(np.int64)
