@@ -12,7 +12,7 @@ from twotower.baselines.validation import thinned
 from twotower.caller import argument
 from twotower.config import Config
 from twotower.data.dataset import Cases, Dataset, Part
-from twotower.errors import ConfigError, DataError
+from twotower.errors import ConfigError, MissingExtraError
 from twotower.evaluation.figures import MAIN_METRIC
 from twotower.evaluation.intervals import difference_intervals
 from twotower.evaluation.metrics import METRICS, metric_name
@@ -93,7 +93,7 @@ def check_second_stage(config: Config, *, private: bool = False) -> None:
 
     Raises:
         ConfigError: The bundle is to be private.
-        MissingExtraError: One is wanted, and the extra ``rank`` is not installed.
+        MissingExtraError: It is ``"on"``, and the extra ``rank`` is not installed.
     """
     if config.rerank.use == "off":
         return
@@ -103,7 +103,8 @@ def check_second_stage(config: Config, *, private: bool = False) -> None:
             f"remembers which items followed which, and when; leave out {argument('private')} or "
             f"{argument('rerank')}."
         )
-    library("lightgbm", wanted_by=f"rerank.use = {config.rerank.use!r}", extra=EXTRA)
+    if config.rerank.use == "on":
+        library("lightgbm", wanted_by="rerank.use = 'on'", extra=EXTRA)
 
 
 def with_second_stage(
@@ -122,6 +123,10 @@ def with_second_stage(
         sides: The features of the model.
         config: Its settings.
     """
+    try:
+        library("lightgbm", wanted_by="a second stage", extra=EXTRA)
+    except MissingExtraError as error:
+        return None, (f"rerank.use = 'off': {error}",)
     model = base.model if isinstance(base, Served) else base
     cases = dataset.cases(Part.VALID)
     cases = thinned(cases.take(np.flatnonzero(model.is_known(cases))), MOST_CASES)
@@ -131,17 +136,13 @@ def with_second_stage(
         not dataset.repeats,
         dataset.offered,
     )
+    if not len(cases):
+        return _left_out(0)
     candidates = list(_candidates(ranked, cases))
     examples, names = _examples(ranked, cases, candidates)
     learnt = np.flatnonzero(examples.is_learnt)
     if len(learnt) < LEAST_CASES:
-        said = (
-            f"the second stage must learn from {LEAST_CASES} validation queries with a relevant candidate, "
-            f"got {len(learnt)}"
-        )
-        if config.rerank.use == "on":
-            raise DataError(f"{said}; use rerank.use = 'off', or raise rerank.candidates.")
-        return None, (f"rerank.use = 'off': {said}",)
+        return _left_out(len(learnt))
     rounds, found = _held_out(examples, names)
     everyone = np.arange(len(cases))
     by_model = -np.broadcast_to(np.arange(examples.is_there.shape[1]), examples.is_there.shape)
@@ -165,6 +166,15 @@ def with_second_stage(
     )
     use = "on" if is_kept else "off"
     return replace(ranked, ranker=ranker), (f"rerank.use = {use!r}: {said}",)
+
+
+def _left_out(num: int) -> tuple[None, tuple[str, ...]]:
+    """Return that there is no second stage, since too few queries could teach it."""
+    said = (
+        f"the second stage must learn from {LEAST_CASES} validation queries with a relevant candidate, got "
+        f"{num}"
+    )
+    return None, (f"rerank.use = 'off': {said}",)
 
 
 def remembering(ranker: Ranker, dataset: Dataset, *parts: Part) -> Ranker:

@@ -1,0 +1,107 @@
+"""When there is a second stage: what it needs is looked at before the training, and too little is said."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trainers import Said, trainer_of
+from twotower.config import Config
+from twotower.data.dataset import Part
+from twotower.data.sources.synthetic import SyntheticTables
+from twotower.errors import DataError, MissingExtraError
+from twotower.training import second_stage
+from twotower.training.pipeline import train
+from twotower.training.second_stage import with_second_stage
+
+QUICK: dict[str, dict[str, Any]] = {
+    "training": {"epochs": 1, "batch_size": 64, "solver": "gradient"},
+    "towers": {"dim": 8},
+}
+
+
+def using(use: str, **more: Any) -> dict[str, dict[str, Any]]:
+    return {**QUICK, "rerank": {"use": use, **more}}
+
+
+def test_without_lightgbm_one_that_is_wanted_is_refused_before_the_training(
+    small_world: SyntheticTables, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    says = (
+        r"rerank.use = 'on' needs the library 'lightgbm'; install it with pip install .*\[rank\]'"
+    )
+    said = Said()
+    with pytest.raises(MissingExtraError, match=says):
+        train(
+            small_world.interactions,
+            config=using("on"),
+            baselines=[],
+            out=tmp_path / "model",
+            loggers=[said],
+        )
+    assert not said.said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_auto_does_without_and_says_why(
+    small_world: SyntheticTables, monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    said = Said()
+    if not installed:
+        monkeypatch.setitem(sys.modules, "lightgbm", None)
+    found = train(small_world.interactions, config=using("auto"), baselines=[], loggers=[said])
+    assert found.contents.ranker is None
+    assert {"ranked", "ranked_left_out", "second_stage"}.isdisjoint(found.figures)
+    (why,) = (each for each in said.said if each.startswith("rerank.use = 'off': "))
+    if installed:
+        assert "from 100 validation queries with a relevant candidate, got " in why
+    else:
+        assert "a second stage needs the library 'lightgbm'; install it with pip install" in why
+
+
+@pytest.mark.parametrize("use", ["auto", "on"])
+def test_without_any_validation_query(small_world: SyntheticTables, use: str) -> None:
+    trainer = trainer_of(small_world)
+    parts = np.where(trainer.dataset.parts == Part.VALID, Part.TRAIN, trainer.dataset.parts)
+    dataset = replace(trainer.dataset, parts=parts.astype(np.uint8))
+    assert not len(dataset.cases(Part.VALID))
+    arguments = (trainer.scorer(), dataset, trainer.sides, Config.of(using(use)))
+    says = "from 100 validation queries with a relevant candidate, got 0"
+    if use == "on":
+        with pytest.raises(DataError, match=says):
+            with_second_stage(*arguments)
+    else:
+        found, (why,) = with_second_stage(*arguments)
+        assert found is None
+        assert says in why
+
+
+@pytest.mark.parametrize("candidates", [2, 7, 500])
+def test_any_number_of_candidates(
+    small_world: SyntheticTables, monkeypatch: pytest.MonkeyPatch, candidates: int
+) -> None:
+    """Fewer than an answer has, and more than there are items."""
+    monkeypatch.setattr(second_stage, "LEAST_CASES", 1)
+    monkeypatch.setitem(second_stage.PARAMETERS, "min_data_in_leaf", 5)
+    found = train(
+        small_world.interactions,
+        items=small_world.items,
+        config=using("on", candidates=candidates),
+        baselines=[],
+    )
+    ranker = found.contents.ranker
+    assert ranker is not None
+    assert ranker.depth == candidates
+    assert ranker.figures["queries"] == 80
+    answers = found.retriever.recommend([3, 4], k=12)
+    first = found.retriever.recommend([3, 4], k=12, rerank=False)
+    for one, other in zip(answers, first, strict=True):
+        assert len(one) == 12
+        if candidates < 12:
+            assert set(one.item_ids[:candidates]) == set(other.item_ids[:candidates])
+            assert one.item_ids[candidates:] == other.item_ids[candidates:]
