@@ -143,7 +143,10 @@ class Session:
             ValueError: See ``Retriever.recommend``.
         """
         wanted = Wanted(k, exclude_seen, among, without, filter, words, rules, rerank)
-        return self._retriever.answers(self._query, self._query_vector(at), wanted)[0]
+        moments = self._moments(at)
+        histories = replace(self._query.histories, asked=moments)
+        query = replace(self._query, histories=histories)
+        return self._retriever.answers(query, self._query_vector(moments), wanted)[0]
 
     def encode(self, at: Moment | None = None) -> npt.NDArray[np.float32]:
         """Return the query's vector: ``(dim,)`` float32.
@@ -154,12 +157,15 @@ class Session:
         Raises:
             ValueError: ``at`` is no time, or lies before the history's last event.
         """
-        return np.asarray(self._query_vector(at)[0].cpu().numpy(), np.float32)
+        return np.asarray(self._query_vector(self._moments(at))[0].cpu().numpy(), np.float32)
 
-    def _query_vector(self, at: Moment | None) -> torch.Tensor:
-        encoding, histories = self._retriever.encoding, self._query.histories
+    def _moments(self, at: Moment | None) -> Floats:
+        """Return when the question is asked: ``(1,)``."""
         given = None if at is None else [seconds_of(at, argument("at"))]
-        moments = moments_of(given, histories)
+        return moments_of(given, self._query.histories)
+
+    def _query_vector(self, moments: Floats) -> torch.Tensor:
+        encoding, histories = self._retriever.encoding, self._query.histories
         asked = float(moments[0]) if encoding.model.reads_question_time else None
         if self._vector is None or asked != self._asked:
             query = replace(self._query, histories=replace(histories, asked=moments))
