@@ -23,6 +23,7 @@ from twotower.evaluation.evaluate_bundle import (
 from twotower.evaluation.ranking import evaluate_on
 from twotower.evaluation.scorers import ModelScorer
 from twotower.second_stage.ranker import Ranker
+from twotower.serving import reranking
 from twotower.serving.arguments import queries_of
 from twotower.serving.bundle import open_bundle, write_bundle
 from twotower.serving.retriever import Retriever
@@ -199,6 +200,23 @@ def test_a_query_of_which_nothing_is_known_is_not_ranked(retriever: Retriever) -
     assert answer.item_ids == retriever.recommend(features={}, k=20, rerank=False).item_ids
 
 
+def test_nor_is_one_that_a_prior_answers(tiny_world: SyntheticTables) -> None:
+    """As it is measured: the trees learnt from queries of which the model knew something."""
+    towers = {**SETTINGS["towers"], "popularity": "on"}
+    config = {**SETTINGS, "towers": towers}
+    found = train(tiny_world.interactions, config=config, baselines=[]).retriever
+    assert found.contents.ranker is not None
+    assert found.encoding.model.popularity is not None
+    dataset, _, ids, times = asked(found)
+    answers = found.recommend([*ids, "nobody"], k=10, at=[*times, times[0]])
+    assert [each.item_ids for each in answers[:-1]] == measured(
+        found, scorer_of(found, dataset), 10
+    )
+    plain = found.recommend([*ids, "nobody"], k=10, at=[*times, times[0]], rerank=False)
+    assert answers[0].item_ids != plain[0].item_ids
+    assert answers[-1].item_ids == plain[-1].item_ids
+
+
 # --------------------------------------------------------------------------- filters, rules, live items
 
 
@@ -303,6 +321,25 @@ def test_a_bundle_without_one_keeps_its_older_format(
     assert manifest["format_version"] == version
     assert not any(name.startswith("ranker/") for name in manifest["files"])
     assert json.loads((bundle / "manifest.json").read_text())["format_version"] == 3
+
+
+def test_many_queries_are_ranked_a_few_at_a_time(
+    retriever: Retriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However few items are asked for, each query has all its candidates."""
+    sizes: list[int] = []
+    whole = Ranker.rescored
+
+    def spy(self: Ranker, candidates: Any, catalogue: Any) -> Any:
+        sizes.append(candidates.item_rows.size)
+        return whole(self, candidates, catalogue)
+
+    expected = retriever.recommend(retriever.query_ids, k=1, at=1.7e9)
+    monkeypatch.setattr(reranking, "_CHUNK_CELLS", 30 * DEPTH)
+    monkeypatch.setattr(Ranker, "rescored", spy)
+    found = retriever.recommend(retriever.query_ids, k=1, at=1.7e9)
+    assert [each.item_ids for each in found] == [each.item_ids for each in expected]
+    assert max(sizes) <= 30 * DEPTH
 
 
 def test_a_missing_lightgbm_says_what_to_install(

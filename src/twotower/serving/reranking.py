@@ -31,7 +31,7 @@ from twotower.serving.bundle import Contents
 from twotower.serving.live_items import LiveIds
 from twotower.serving.queries import Described
 from twotower.serving.recommender import Wanted
-from twotower.vocab import FIRST_ROW
+from twotower.vocab import FIRST_ROW, PADDING_ROW
 
 _COLUMNS_KEPT = 8
 """Capped columns whose values are cached, one number per item and value."""
@@ -58,7 +58,7 @@ class Reranker:
         self.moments = Moments(contents.item_vectors.shape[1])
 
     def check(self, query_features: FeatureArrays, vectors: torch.Tensor, path: Path) -> None:
-        """Refuse a second stage that cannot rank an item.
+        """Refuse a second stage that cannot rank.
 
         Args:
             query_features: Of every query row.
@@ -69,12 +69,13 @@ class Reranker:
             BundleError: It reads what nothing makes.
             MissingExtraError: LightGBM is not installed.
         """
-        ranker, rows = self.contents.ranker, self.contents.offered_rows[:1].astype(np.int32)
-        if ranker is None or not len(rows):
+        ranker = self.contents.ranker
+        if ranker is None:
             return
         features = {name: values[:1] for name, values in query_features.items()}
-        scores = np.zeros((1, 1), np.float32)
-        candidates = Candidates(rows[None], scores, Histories.empty(1), features)
+        # Padding is read as an item is, and there may be no item yet.
+        rows, scores = np.full((1, 1), PADDING_ROW, np.int32), np.zeros((1, 1), np.float32)
+        candidates = Candidates(rows, scores, Histories.empty(1), features)
         try:
             ranker.values(candidates, self.catalogue(vectors))
         except LookupError as error:
@@ -186,6 +187,11 @@ class Plan:
         return min(depth_of(self.k), self.num_rows) if self.is_greedy else self.k
 
     @property
+    def num_ordered(self) -> int:
+        """Number of items that the second stage puts in order; 0 without one."""
+        return 0 if self.ranker is None else min(self.ranker.depth, self.num_rows)
+
+    @property
     def num_rows(self) -> int:
         """Number of item rows, including the reserved ones."""
         return self.ruler.contents.items.ids.num_rows
@@ -201,6 +207,7 @@ class Plan:
         queries: Described,
         query_vectors: torch.Tensor,
         known: npt.NDArray[np.bool_],
+        of_model: npt.NDArray[np.bool_],
     ) -> tuple[Found, npt.NDArray[np.float64] | None]:
         """Return the items for ``Q`` queries, in the order that the rules make, and their propensities.
 
@@ -211,14 +218,16 @@ class Plan:
             index: The index of the items.
             queries: The ``Q`` queries.
             query_vectors: ``(Q, dim)``.
-            known: ``(Q,)`` bool, whether the model knows anything about each query. The others get popular
-                items.
+            known: ``(Q,)`` bool, whether anything is known about each query. The others get popular items.
+            of_model: ``(Q,)`` bool, whether the model itself knows it. A second stage orders the items of
+                these queries alone, of which it learnt.
         """
         found = nothing_found(len(known), self.k, FIRST_ROW)
         propensities = None if self.explorable is None else np.full(found.scores.shape, np.nan)
-        size = max(1, _CHUNK_CELLS // self.depth)
-        for by_model in (True, False):
-            everyone = np.flatnonzero(known == by_model)
+        size = max(1, _CHUNK_CELLS // max(self.depth, self.num_ordered))
+        is_ordered = known & of_model & (self.ranker is not None)
+        for by_model, ordered in ((True, True), (True, False), (False, False)):
+            everyone = np.flatnonzero((known == by_model) & (is_ordered == ordered))
             for start in range(0, len(everyone), size):
                 places = everyone[start : start + size]
                 if by_model:
@@ -228,8 +237,8 @@ class Plan:
                     search = self._of_popularity(len(places), query_vectors.device)
                 exclude = queries.histories.take(places) if self.exclude_seen else None
                 search = replace(search, exclude=exclude, allowed=self.allowed)
-                if by_model and self.ranker is not None:
-                    search = self._ordered(search, self.ranker, index.item_vectors, queries, places)
+                if ordered:
+                    search = self._ordered(search, index.item_vectors, queries, places)
                 part = _Part(self, search, search.best(self.depth), index)
                 part.write_into(found, propensities, places.tolist(), queries)
         return found, propensities
@@ -237,17 +246,17 @@ class Plan:
     def _ordered(
         self,
         search: Search,
-        ranker: Ranker,
         item_vectors: torch.Tensor,
         queries: Described,
         places: npt.NDArray[np.integer],
     ) -> Search:
         """Return a search whose best items are in the order of the second stage."""
-        best = replace(search, boosts=None).best(min(ranker.depth, self.num_rows))
+        assert self.ranker is not None
+        best = replace(search, boosts=None).best(self.num_ordered)
         features = {name: values[places] for name, values in queries.features.items()}
         histories = queries.histories.take(places)
         candidates = Candidates(best.item_rows, best.scores, histories, features)
-        scores = ranker.rescored(candidates, self.ruler.catalogue(item_vectors))
+        scores = self.ranker.rescored(candidates, self.ruler.catalogue(item_vectors))
         return replace(search, order=Order(best.item_rows, scores))
 
     def _of_model(

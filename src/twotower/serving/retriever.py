@@ -194,12 +194,12 @@ class Retriever(Recommender):
         if isinstance(share, str) or not 0 <= share <= 1:
             raise ArgumentError(f"{argument('words')} must be 'auto' or in [0, 1], got {share!r}.")
         index: LiveIndex | FusedIndex = self.index
-        known = self.encoding.is_known(queries.features, queries.histories)
+        of_model = known = self.encoding.is_known(queries.features, queries.histories)
         if share:
             index, known = self._texts.fused(index.item_vectors, queries, known, share)
         # A prior by popularity answers queries of which nothing is known by itself.
         by_model = known if self.encoding.model.popularity is None else np.ones_like(known)
-        found, propensities = plan.answer(index, queries, vectors, by_model)
+        found, propensities = plan.answer(index, queries, vectors, by_model, of_model)
         of_filters = self._allowed.notes(wanted.filter, plan.rules)
         notes = [(*of_filters, *own) for own in queries.notes]
         ids, items = queries.told.ids, self.contents.items
