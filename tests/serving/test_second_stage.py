@@ -289,6 +289,16 @@ def test_an_item_that_is_replaced_by_itself_changes_no_answer(own: Retriever) ->
     assert [each.item_ids[:10] for each in found] == [each.item_ids[:10] for each in expected]
 
 
+def test_it_is_measured_with_what_is_remembered_of_replaced_items(own: Retriever) -> None:
+    _, _, ids, times = asked(own)
+    own.upsert_items(own.contents.items.frame)
+    dataset, _, _, _ = asked(own)
+    expected = measured(own, scorer_of(own, dataset), 10)
+    # The histories that are measured have the first rows, so no item counts as seen.
+    answers = own.recommend(ids, k=10, at=times, exclude_seen=False)
+    assert sum(a.item_ids == b for a, b in zip(answers, expected, strict=True)) > 290
+
+
 @pytest.mark.parametrize("changed", [False, True])
 def test_saved_and_opened_again_it_answers_the_same(
     own: Retriever, tmp_path: Path, changed: bool

@@ -22,6 +22,7 @@ from twotower.evaluation.scorers import ModelScorer, Ranked, Served
 from twotower.features.schema import texts_of
 from twotower.index.lexical import LexicalSettings
 from twotower.losses.loss_kinds import LOSSES
+from twotower.serving.live_items import LiveIds
 from twotower.serving.retriever import Bundle, Retriever
 from twotower.towers.encoding import to_tensors
 from twotower.vocab import rows_of_lines
@@ -175,8 +176,11 @@ def served_of(retriever: Retriever, dataset: Dataset) -> Served | None:
 
 def ranked_of(retriever: Retriever, dataset: Dataset, base: ModelScorer | Served) -> Ranked | None:
     """Return a scorer of a bundle with its second stage behind it; None if the bundle has none."""
-    ranker = retriever.contents.ranker
-    return None if ranker is None else Ranked(base, ranker, not dataset.repeats, dataset.offered)
+    ranker, ids = retriever.contents.ranker, retriever.contents.items.ids
+    if ranker is None:
+        return None
+    first_rows = ids.first_rows if isinstance(ids, LiveIds) else None
+    return Ranked(base, ranker, not dataset.repeats, dataset.offered, first_rows)
 
 
 def dataset_of(

@@ -145,12 +145,14 @@ class Ranked:
         ranker: The second stage.
         remove_seen: Whether the items of a history are no candidates.
         allowed: ``(num_item_rows,)`` bool, the items that may be candidates; None for all.
+        first_rows: See ``Catalogue``.
     """
 
     base: ModelScorer | Served
     ranker: Ranker
     remove_seen: bool
     allowed: Bools | None
+    first_rows: Rows | None = None
 
     @property
     def model(self) -> ModelScorer:
@@ -160,9 +162,8 @@ class Ranked:
     def candidates(self, scores: torch.Tensor, cases: Cases) -> Candidates:
         """Return the best items by scores: ``(len(cases), num_item_rows)``, which are overwritten."""
         exclude = cases.histories if self.remove_seen else None
-        found = best_of_scores(
-            scores, self.ranker.depth, exclude, self.allowed, reserved_rows=FIRST_ROW
-        )
+        depth = min(self.ranker.depth, scores.shape[1])  # as the retriever has it
+        found = best_of_scores(scores, depth, exclude, self.allowed, reserved_rows=FIRST_ROW)
         features = self.model.features_of(cases)
         return Candidates(found.item_rows, found.scores, cases.questions, features)
 
@@ -184,4 +185,5 @@ class Ranked:
     @property
     def catalogue(self) -> Catalogue:
         """The items."""
-        return Catalogue(self.model.item_vectors, self.model.encoding.item_features)
+        features = self.model.encoding.item_features
+        return Catalogue(self.model.item_vectors, features, self.first_rows)
