@@ -501,11 +501,18 @@ def by_name() -> Iterator[BadBundle]:
 # --------------------------------------------------------------------------- damages at random
 
 
-def at_random(folder: Path, seed: int) -> str:
-    """Change something in a bundle and set its digests right; return what was changed."""
+def at_random(folder: Path, seed: int, within: str = "") -> str:
+    """Change something in a bundle and set its digests right; return what was changed.
+
+    Args:
+        folder: The bundle.
+        seed: Of the choice.
+        within: How the changed file's name begins; any file if empty, also the manifest.
+    """
     rng = random.Random(seed)
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    name = rng.choice([*sorted(manifest["files"]), "manifest.json", "manifest.json"])
+    names = [*sorted(manifest["files"]), "manifest.json", "manifest.json"]
+    name = rng.choice([name for name in names if name.startswith(within)])
     if name == "manifest.json":
         told: list[str] = []
         seal(folder, lambda entries: told.append(_change_tree(entries, rng)))

@@ -2,18 +2,22 @@
 
 import json
 import re
+import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from damaged_bundles import BadBundle, at_random, content, seal, tensors, text, use
 from twotower import Boost, Cap, Diversify, Explore
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.data.sources.synthetic import SyntheticTables
-from twotower.errors import MissingExtraError
+from twotower.errors import BundleError, MissingExtraError
 from twotower.evaluation.evaluate_bundle import (
     dataset_of,
     evaluate_bundle,
@@ -350,6 +354,131 @@ def test_many_queries_are_ranked_a_few_at_a_time(
     found = retriever.recommend(retriever.query_ids, k=1, at=1.7e9)
     assert [each.item_ids for each in found] == [each.item_ids for each in expected]
     assert max(sizes) <= 30 * DEPTH
+
+
+# --------------------------------------------------------------------------- hostile files
+
+
+def _tree(key: str, value: object) -> Any:
+    """Return the damage that changes an entry of the description."""
+
+    def damage(folder: Path) -> None:
+        file = folder / "ranker/ranker.json"
+        held = json.loads(file.read_text())
+        held[key] = value
+        file.write_text(json.dumps(held))
+
+    return damage
+
+
+def _put(key: str, change: Any) -> Any:
+    return tensors(MEMORY, lambda held: held.update({key: change(held[key])}))
+
+
+def _set(key: str, place: int, value: float) -> Any:
+    return tensors(MEMORY, lambda held: held[key].view(-1).__setitem__(place, value))
+
+
+TREES, DESCRIBED, MEMORY = "ranker/trees.txt", "ranker/ranker.json", "ranker/memory.safetensors"
+NUM_ROWS = 202
+DAMAGES: Sequence[BadBundle] = (
+    BadBundle("no description", "must hold an object", content(DESCRIBED, "[]")),
+    BadBundle("a number as inputs", "promises", _tree("inputs", 7)),
+    BadBundle("no inputs", "inputs", _tree("inputs", [])),
+    BadBundle("fewer inputs", "must read 2 inputs", _tree("inputs", ["score", "place"])),
+    BadBundle(
+        "an input that nothing makes", "'magic', which nothing", text(DESCRIBED, "place", "magic")
+    ),
+    BadBundle("a depth of one", "candidates must be at least 2", _tree("depth", 1)),
+    BadBundle("a depth of true", "candidates must be a whole number", _tree("depth", True)),
+    BadBundle("a depth without end", "candidates must be at most", _tree("depth", 10**12)),
+    BadBundle("columns of nobody", "no column of the bundle", _tree("item_columns", ["magic"])),
+    BadBundle("columns that are ids", "no column of the bundle", _tree("query_columns", ["query_id"])),
+    BadBundle("no columns", "promises", _tree("item_columns", None)),
+    BadBundle("figures that are a list", "figures of the second stage", _tree("figures", [])),
+    BadBundle("figures of nothing", "figures of the second stage", _tree("figures", {})),
+    BadBundle("it was left out", "figures of the second stage", _tree("figures", {"kept": False})),
+    BadBundle("no span", "span of the second stage", _tree("span", 0)),
+    BadBundle("a span that is NaN", "span of the second stage", _tree("span", float("nan"))),
+    BadBundle("no first moment", "span of the second stage", _tree("first", float("inf"))),
+    BadBundle("a span of a list", "promises", _tree("span", [1])),
+    BadBundle("no trees", "promises", content(TREES, "")),
+    BadBundle("another input", "that there are", text(TREES, r"split_feature=\d+", "split_feature=999")),
+    BadBundle("a tree in a circle", "downwards", text(TREES, r"left_child=\S+", "left_child=0")),
+    BadBundle("a tree by categories", "split by numbers", text(TREES, "num_cat=0", "num_cat=1")),
+    BadBundle("a leaf too few", "must have", text(TREES, r"leaf_value=\S+ ", "leaf_value=")),
+    BadBundle("a leaf that is NaN", "finite numbers", text(TREES, r"leaf_value=\S+", "leaf_value=nan")),
+    BadBundle("counts below 0", "counts of the second stage must be at least 0", _set("counts", 3, -1)),
+    BadBundle("counts that are NaN", "must hold finite", _set("counts", 3, np.nan)),
+    BadBundle("counts of more items", "counts 404 rows", _put("counts", lambda v: torch.cat([v, v]))),
+    BadBundle("counts in float64", "must be any float32", _put("counts", torch.Tensor.double)),
+    BadBundle("no counts", "promises", tensors(MEMORY, lambda held: held.pop("counts"))),
+    BadBundle("times that fall", "must be ascending", _put("times.keys", lambda v: v.flip(0))),
+    BadBundle("times of other items", "of known rows", _set("times.keys", -1, NUM_ROWS << 32)),
+    BadBundle("times below 0", "must be at least 0", _set("times.keys", 0, -1)),
+    BadBundle("no times at all", "must be any int64", _put("times.keys", lambda v: v[:0])),
+    BadBundle("lost times", "'item_age', which", tensors(MEMORY, lambda held: held.pop("times.keys"))),
+    BadBundle("followers of other items", "must be at most 201", _set("follows.item_rows", 0, NUM_ROWS)),
+    BadBundle("followers below 0", "must be at least 0", _set("follows.item_rows", 0, -1)),
+    BadBundle("offsets that fall", "must rise from 0", _set("follows.offsets", 5, 0)),
+    BadBundle("offsets too far", "must be at most", _set("follows.offsets", 5, 10**9)),
+    BadBundle("offsets that end early", "must rise from 0", _put("follows.offsets", lambda v: v[:-3])),
+    BadBundle("offsets of more", "must rise", _put("follows.offsets", lambda v: torch.cat([v, v[-1:]]))),
+    BadBundle("weights that are NaN", "weights of what follows", _set("follows.near", 0, np.nan)),
+    BadBundle("weights too few", "weights of what follows", _put("follows.next", lambda v: v[1:])),
+    BadBundle("weights that are lost", "promises", tensors(MEMORY, lambda held: held.pop("follows.next"))),
+    BadBundle("half a number", "promises", _put("counts", torch.Tensor.bfloat16)),
+)  # fmt: skip
+
+
+@pytest.fixture
+def copy(bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle, tmp_path / "model"))
+
+
+def test_the_sound_one_answers(copy: Path) -> None:
+    seal(copy)
+    assert use(copy) is None
+
+
+@pytest.mark.parametrize("bad", DAMAGES, ids=lambda bad: bad.name)
+def test_what_is_wrong_is_said_when_it_is_opened(bad: BadBundle, copy: Path) -> None:
+    bad.damage(copy)
+    seal(copy)
+    with pytest.raises(BundleError, match=bad.says) as raised:
+        Retriever.open(copy)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", [TREES, MEMORY])
+def test_every_file_must_be_listed(copy: Path, name: str) -> None:
+    seal(copy, lambda entries: entries["files"].pop(name))
+    with pytest.raises(BundleError, match=f"does not list {name}"):
+        Retriever.open(copy)
+
+
+def test_without_its_description_there_is_none(copy: Path) -> None:
+    seal(copy, lambda entries: entries["files"].pop(DESCRIBED))
+    assert open_bundle(copy).ranker is None
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_at_random_it_is_refused_or_answers(seed: int, copy: Path) -> None:
+    said = at_random(copy, seed, "ranker/")
+    refusal = use(copy)
+    assert refusal is None or "\n" not in refusal, said
+
+
+@pytest.mark.parametrize("items_left", [True, False])
+def test_an_input_that_nothing_makes_is_found_without_items(copy: Path, items_left: bool) -> None:
+    """They may be added later."""
+    text(DESCRIBED, "place", "magic")(copy)
+    seal(copy)
+    contents = open_bundle(copy)
+    if not items_left:
+        contents = replace(contents, gone=np.ones(contents.items.ids.num_rows, np.bool_))
+    with pytest.raises(BundleError, match=r"reads 'magic', which nothing makes; train it again\.$"):
+        Retriever(contents)
 
 
 def test_a_missing_lightgbm_says_what_to_install(

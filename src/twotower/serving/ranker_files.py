@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from twotower.config import RerankConfig
 from twotower.features.transforms import SideTransforms
 from twotower.second_stage.follows import Follows
 from twotower.second_stage.inputs import Memory, columns_of
@@ -69,9 +70,10 @@ def read_ranker(
         return None
     described = files.json(_DESCRIBED)
     names = tuple(map(str, described["inputs"]))
-    depth = described["depth"]
-    if not isinstance(depth, int) or isinstance(depth, bool) or depth < 2:
-        raise ValueError(f"the depth of the second stage must be at least 2, got {depth!r}")
+    depth = RerankConfig(candidates=described["depth"]).candidates
+    figures = described["figures"]
+    if not isinstance(figures, dict) or figures.get("kept") is not True:
+        raise ValueError("the figures of the second stage must say that it was kept")
     known = columns_of(items.features, queries.features)
     stated = [list(map(str, described[f"{side}_columns"])) for side in ("item", "query")]
     for own, columns in zip(known, stated, strict=True):
@@ -83,9 +85,7 @@ def read_ranker(
     trees = plain_trees(files.text(_TREES), len(names))
     arrays = storage.load_arrays(files.path(_MEMORY))
     memory = _memory_of(arrays, described, num_item_rows)
-    return Ranker(
-        trees, names, depth, memory, tuple(stated[0]), tuple(stated[1]), described["figures"]
-    )
+    return Ranker(trees, names, depth, memory, tuple(stated[0]), tuple(stated[1]), figures)
 
 
 def _memory_of(
