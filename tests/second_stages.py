@@ -6,6 +6,7 @@ import lightgbm
 import numpy as np
 import torch
 
+from twotower.features.base import FeatureArrays
 from twotower.histories import Histories
 from twotower.second_stage.follows import Follows
 from twotower.second_stage.inputs import Candidates, Catalogue, Inputs, Memory
@@ -58,7 +59,7 @@ def candidates_of(num: int, seed: int = 2, num_rows: int = NUM_ROWS) -> Candidat
     scores = -np.sort(-rng.normal(size=(num, DEPTH)), axis=1).astype(np.float32)
     for line in range(2, num, 4):
         rows[line, 3 + line % 5 :], scores[line, 3 + line % 5 :] = PADDING_ROW, -np.inf
-    features = {
+    features: FeatureArrays = {
         "segment": rng.integers(0, 4, num).astype(np.int32),
         "words": rng.integers(0, 9, (num, 2)).astype(np.int32),
         "signal": rng.normal(size=(num, 1)).astype(np.float32),

@@ -112,7 +112,8 @@ def test_of_many_events_every_few_queries_are_read(monkeypatch: pytest.MonkeyPat
 
 
 def test_of_nothing() -> None:
-    for queries in ([], [[]], [[2]], [[2, 2, 2]], [[1, 0, 1]]):
+    nothing: list[list[list[int]]] = [[], [[]], [[2]], [[2, 2, 2]], [[1, 0, 1]]]
+    for queries in nothing:
         found = Follows.fit(*ragged(queries), 5)
         assert found.offsets.tolist() == [0] * 6
         near, following = found.after(np.array([[2]], np.int32), np.array([[3, 4]], np.int32))

@@ -388,7 +388,7 @@ class TestDamage:
         manifest = json.loads((copy / "manifest.json").read_text())
         manifest["format_version"] = FORMAT_VERSION + 1
         (copy / "manifest.json").write_text(json.dumps(manifest))
-        with pytest.raises(BundleError, match=r"has format 3, and twotower .* up to 2; upgrade"):
+        with pytest.raises(BundleError, match=r"has format 4, and twotower .* up to 3; upgrade"):
             open_bundle(copy)
 
     @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
