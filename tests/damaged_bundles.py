@@ -17,6 +17,11 @@ from safetensors.torch import load, save
 
 from twotower.errors import BundleError
 from twotower.index.approximate import divided
+from twotower.second_stage.follows import Follows
+from twotower.second_stage.inputs import Memory, columns_of
+from twotower.second_stage.item_times import ItemTimes
+from twotower.second_stage.ranker import Ranker
+from twotower.second_stage.trees import plain_trees
 from twotower.serving.bundle import Contents
 from twotower.serving.retriever import Retriever
 from twotower.vocab import FIRST_ROW
@@ -42,7 +47,42 @@ def with_every_file(contents: Contents) -> Contents:
         history_is_target=np.ones(num_events, np.bool_),
         target_labels=np.ones(len(contents.targets.item_rows), np.float32),
         lists=lists,
+        ranker=_ranker_of(contents),
     )
+
+
+TREES = """tree
+num_class=1
+num_tree_per_iteration=1
+max_feature_idx=2
+
+Tree=0
+num_leaves=3
+num_cat=0
+split_feature=0 1
+threshold=2.5 0.1
+decision_type=10 10
+left_child=1 -2
+right_child=-1 -3
+leaf_value=0.5 0.25 -0.5
+"""
+
+
+def _ranker_of(contents: Contents) -> Ranker:
+    """Return a second stage that remembers the histories, with one tree that was written by hand."""
+    known = contents.histories
+    assert known is not None
+    assert known.times is not None
+    num_rows = contents.items.ids.num_rows
+    memory = Memory(
+        np.bincount(known.item_rows, minlength=num_rows).astype(np.float32),
+        Follows.fit(known.offsets, known.item_rows, num_rows),
+        ItemTimes.fit(known.item_rows, known.times),
+    )
+    sides = (contents.items.transforms.features, contents.queries.transforms.features)
+    item, query = map(tuple, columns_of(*sides))
+    names = ("events", "follows_recent", "item_age")
+    return Ranker(plain_trees(TREES, 3), names, 10, memory, item, query, {"kept": True})
 
 
 def seal(folder: Path, change: Callable[[dict[str, Any]], None] | None = None) -> None:
@@ -436,7 +476,7 @@ def by_name() -> Iterator[BadBundle]:
         deep = '{"a":' * DEEP + "1" + "}" * DEEP
         yield BadBundle(
             f"{file} that is nested deeply",
-            "does not hold what format 2 promises",
+            "does not hold what format 3 promises",
             content(file, deep),
         )
     for file in ("schema.toml", "config.toml"):

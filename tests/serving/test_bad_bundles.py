@@ -56,8 +56,9 @@ class TestFiles:
     def test_every_file_must_be_listed(self, copy: Path) -> None:
         """Those that a bundle may lack, too: what is left of them does not go together."""
         names = json.loads((copy / "manifest.json").read_text())["files"]
-        # Without histories, or with all items, it is a whole bundle of another kind.
-        for name in names.keys() - {"queries/histories.safetensors", "items.gone.safetensors"}:
+        # Without histories or a second stage, or with all items, it is a whole bundle of another kind.
+        whole = {"queries/histories.safetensors", "items.gone.safetensors", "ranker/ranker.json"}
+        for name in names.keys() - whole:
             seal(copy, lambda entries, name=name: entries["files"].pop(name))  # type: ignore[misc]
             with pytest.raises(
                 BundleError, match=r"does not list|must have a vocabulary|constants"
