@@ -90,7 +90,7 @@ def one_of(candidates: Candidates, line: int) -> Candidates:
 def test_a_query_is_ranked_as_if_it_were_alone(
     monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    monkeypatch.setattr(module, "_QUERIES_AT_ONCE", at_once)
+    monkeypatch.setattr(module, "_CANDIDATES_AT_ONCE", at_once * DEPTH)
     ranker, catalogue, candidates = ranker_of(), catalogue_of(), candidates_of(40)
     values = ranker.values(candidates, catalogue)
     assert values.shape == (40, DEPTH)

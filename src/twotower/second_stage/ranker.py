@@ -14,7 +14,7 @@ from twotower.vocab import FIRST_ROW
 
 EXTRA = "rank"
 """What installs LightGBM."""
-_QUERIES_AT_ONCE = 512
+_CANDIDATES_AT_ONCE = 51_200
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +57,10 @@ class Ranker:
     def values(self, candidates: Candidates, catalogue: Catalogue) -> Float32s:
         """Return what the trees say of each candidate, higher is better: ``(n, N)``, ``-inf`` if padded."""
         found = np.empty(candidates.item_rows.shape, np.float32)
-        for start in range(0, len(found), _QUERIES_AT_ONCE):
-            here = slice(start, start + _QUERIES_AT_ONCE)
+        depth = candidates.item_rows.shape[1]
+        step = max(1, _CANDIDATES_AT_ONCE // max(1, depth))
+        for start in range(0, len(found), step):
+            here = slice(start, start + step)
             part = Candidates(
                 candidates.item_rows[here],
                 candidates.scores[here],

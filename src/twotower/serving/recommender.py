@@ -138,7 +138,8 @@ class Recommender(ABC):
                 validation, which the figures called "as served" use, and 0 if the bundle has none.
             rules: ``Boost``, ``Cap``, ``Diversify`` and ``Explore``, in any order; see docs/rules.md.
             rerank: Whether the second stage puts the best items in order, where the bundle has one. Rules
-                come after it. The best item gets the highest score that the retriever gave to any of
+                come after it. It learnt scores with the bundle's own share of the words, and is left out
+                at another. The best item gets the highest score that the retriever gave to any of
                 them, the next one the second highest, and so on.
             strict: Whether to refuse features that the bundle does not know. Otherwise they are ignored
                 with a warning.

@@ -189,10 +189,12 @@ class Retriever(Recommender):
             FilterError: As ``recommend``.
             ValueError: As ``recommend`` for ``k``, the words and the rules.
         """
-        plan = self._reranker.plan(wanted, self._allowed)
         share = self.share_of_words if wanted.words == "auto" else wanted.words
         if isinstance(share, str) or not 0 <= share <= 1:
             raise ArgumentError(f"{argument('words')} must be 'auto' or in [0, 1], got {share!r}.")
+        if share != self.share_of_words:
+            wanted = replace(wanted, rerank=False)  # it has learnt scores of another scale
+        plan = self._reranker.plan(wanted, self._allowed)
         index: LiveIndex | FusedIndex = self.index
         of_model = known = self.encoding.is_known(queries.features, queries.histories)
         if share:

@@ -8,12 +8,14 @@ from typing import Any, Literal
 
 from torch import nn
 
-from twotower.data.dataset import KNOWN
+from twotower.data.dataset import KNOWN, Dataset, Part
 from twotower.data.splits import Learnt
 from twotower.errors import BundleError
 from twotower.evaluation.figures import measure
 from twotower.evaluation.refit_notes import tell
+from twotower.evaluation.scorers import Ranked
 from twotower.losses.loss_kinds import LOSSES
+from twotower.second_stage.ranker import Ranker
 from twotower.serving.bundle import write_bundle
 from twotower.serving.views_folder import write_views
 from twotower.training.bundle_contents import contents_of, of_view
@@ -144,7 +146,7 @@ def finish(
         contents = replace(
             contents,
             provenance={**contents.provenance, **(provenance or {})},
-            ranker=ranked.ranker if ranked is not None and ranked.ranker.is_kept else None,
+            ranker=_kept(ranked, dataset, learnt if again is not None else None),
         )
         _phases(teller, view)("index")
         contents, choices = indexed(contents, objective.scorer(), dataset)
@@ -167,6 +169,13 @@ def finish(
     if out is not None:
         _write(out, of_each, work, is_view=bool(task.dataset.views), is_done=not interrupted)
     return tuple(of_each)
+
+
+def _kept(ranked: Ranked | None, dataset: Dataset, learnt: Learnt | None) -> Ranker | None:
+    """Return the second stage that the bundle holds: it remembers all that the bundle knows."""
+    if ranked is None or not ranked.ranker.is_kept:
+        return None
+    return remembering(ranked.ranker, dataset, *KNOWN, *([Part.TEST] if learnt == "all" else []))
 
 
 def _phases(teller: Callback, view: str | None) -> Callable[[str], None]:

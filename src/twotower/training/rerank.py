@@ -144,5 +144,5 @@ def _fitted(retriever: Retriever, dataset: Dataset, config: Config) -> Any:
     sides = Sides(query=contents.queries.transforms, item=contents.items.transforms, event=events)
     found, said = with_second_stage(base, dataset, sides, config)
     if found is None:
-        raise DataError(said[0])
+        raise DataError(f"{said[0].partition(': ')[2]}; pass more later events.")
     return found.ranker

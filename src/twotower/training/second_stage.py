@@ -1,13 +1,12 @@
 """The second stage behind a trained model: fitted on validation, and kept where it helps there."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from twotower.arrays import Bools, Float32s, Floats, Rows
+from twotower.arrays import Bools, Float32s, Floats
 from twotower.baselines.validation import thinned
 from twotower.caller import argument
 from twotower.config import Config
@@ -20,7 +19,7 @@ from twotower.evaluation.scorers import ModelScorer, Ranked, Served
 from twotower.extras import library
 from twotower.features.transforms import Sides
 from twotower.second_stage.follows import Follows
-from twotower.second_stage.inputs import Candidates, Memory, columns_of
+from twotower.second_stage.inputs import Memory, columns_of
 from twotower.second_stage.item_times import ItemTimes
 from twotower.second_stage.ranker import EXTRA, Ranker, table_of
 from twotower.second_stage.trees import plain_trees
@@ -51,6 +50,7 @@ PARAMETERS: dict[str, Any] = {
 }
 """Of LightGBM; the same for every data set."""
 _K = 10
+_AT_ONCE = 512  # cases whose candidates are found in one call
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,8 +138,7 @@ def with_second_stage(
     )
     if not len(cases):
         return _left_out(0)
-    candidates = list(_candidates(ranked, cases))
-    examples, names = _examples(ranked, cases, candidates)
+    examples, names = _examples(ranked, cases)
     learnt = np.flatnonzero(examples.is_learnt)
     if len(learnt) < LEAST_CASES:
         return _left_out(len(learnt))
@@ -211,25 +210,17 @@ def _untrained(dataset: Dataset, sides: Sides, depth: int) -> Ranker:
     return Ranker("", (), depth, memory, tuple(item), tuple(query), {})
 
 
-def _candidates(ranked: Ranked, cases: Cases) -> Iterator[tuple[Candidates, Rows]]:
-    """Yield the candidates of a few hundred cases at a time, with the places of those cases."""
-    step = 512
-    for start in range(0, len(cases), step):
-        part = cases.take(slice(start, start + step))
-        scores = ranked.base.score(part).float().cpu().clone()
-        yield ranked.candidates(scores, part), np.arange(start, start + len(part), dtype=np.int32)
-
-
-def _examples(
-    ranked: Ranked, cases: Cases, candidates: list[tuple[Candidates, Rows]]
-) -> tuple[_Examples, list[str]]:
+def _examples(ranked: Ranked, cases: Cases) -> tuple[_Examples, list[str]]:
+    """Return the examples of some cases, and the names of their inputs."""
     names: list[str] = []
     tables, rows = [], []
-    for part, _ in candidates:
-        inputs = ranked.ranker.inputs.of(part, ranked.catalogue)
+    for start in range(0, len(cases), _AT_ONCE):
+        part = cases.take(slice(start, start + _AT_ONCE))
+        found = ranked.candidates(ranked.base.score(part).float().cpu().clone(), part)
+        inputs = ranked.ranker.inputs.of(found, ranked.catalogue)
         names = list(inputs)
         tables.append(table_of(inputs, tuple(names)))
-        rows.append(part.item_rows)
+        rows.append(found.item_rows)
     item_rows = np.concatenate(rows)
     num_rows = ranked.model.encoding.num_item_rows
     owners = cases.targets.owners.astype(np.int64)

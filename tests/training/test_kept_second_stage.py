@@ -11,7 +11,7 @@ from trainers import Said
 from twotower import Trained, train
 from twotower.config import Config
 from twotower.data.dataset import Dataset, Part
-from twotower.errors import ConfigError, DataError
+from twotower.errors import ConfigError
 from twotower.evaluation.intervals import Interval, difference_intervals
 from twotower.evaluation.ranking import evaluate_on
 from twotower.evaluation.scorers import ModelScorer, Ranked
@@ -144,10 +144,7 @@ def test_too_few_queries_are_no_second_stage(one_thread: None) -> None:
     assert found.contents.ranker is None
     told = next(each for each in said.said if each.startswith("rerank.use = 'off': the second"))
     assert "must learn from 100 validation queries with a relevant candidate, got " in told
-    with pytest.raises(
-        DataError, match=r"second stage must learn from 100 .*, got \d+; use rerank"
-    ):
-        trained(few, rerank={"use": "on"})
+    assert trained(few, rerank={"use": "on"}).contents.ranker is None  # the training is not lost
 
 
 def test_a_private_bundle_has_none(ring: Trained) -> None:
@@ -176,3 +173,29 @@ def test_the_keyword_sets_it_and_the_answers_follow(one_thread: None) -> None:
     retriever = Retriever.of(found)
     one = retriever.recommend(5, k=10)
     assert one.item_ids != retriever.recommend(5, k=10, rerank=False).item_ids
+
+
+def test_one_that_learnt_all_events_remembers_all(ring: Trained, one_thread: None) -> None:
+    found = trained(walks(forward=0.7), rerank={"use": "on"}, refit="all")
+    assert found.contents.ranker is not None
+    assert ring.contents.ranker is not None
+    assert found.contents.ranker.memory.counts.sum() == NUM_QUERIES * LENGTH
+    assert ring.contents.ranker.memory.counts.sum() == NUM_QUERIES * (LENGTH - 1)
+
+
+def test_another_share_of_the_words_is_answered_without_it(one_thread: None) -> None:
+    texts = [f"step {n % 7} of {n // 7}" for n in range(NUM_QUERIES)]
+    found = train(
+        walks(forward=0.7),
+        items=pl.DataFrame({"item": range(NUM_ITEMS), "title": texts[:NUM_ITEMS]}),
+        queries=pl.DataFrame({"user": range(NUM_QUERIES), "about": texts}),
+        config={**QUICK, "features": {"item": {"title": "text"}, "query": {"about": "text"}}},
+        rerank="on",
+        baselines=["popularity"],
+    )
+    retriever = Retriever.of(found)
+    own = retriever.share_of_words
+    for share in (own, 1.0 - own, 0.35):
+        one = retriever.recommend(5, k=10, words=share)
+        other = retriever.recommend(5, k=10, words=share, rerank=False)
+        assert (one.item_ids == other.item_ids) == (share != own)
