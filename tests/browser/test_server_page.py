@@ -453,3 +453,41 @@ def test_the_interface_is_in_the_language_of_the_browser(page: Any, url: str) ->
     page.wait_for_selector("#routes p:text-is('Return the best items for one query.')")
     page.click("#language")
     page.wait_for_selector("#routes p:text-is('返回一个查询的最佳物品。')")
+
+
+def test_a_second_stage_shows_the_order_of_retrieval_beside_its_own(
+    browser: Any, tiny_world: SyntheticTables, tmp_path: Path
+) -> None:
+    trained = train(
+        tiny_world.interactions,
+        items=tiny_world.items,
+        config={
+            "training": {"epochs": 1, "solver": "gradient"},
+            "towers": {"dim": 8, "history": "pooled", "query_id": "off", "question_time": "off"},
+            "rerank": {"use": "on", "candidates": 40},
+        },
+        baselines=[],
+        out=tmp_path / "model",
+    )
+    with running(tmp_path / "model") as address:
+        page = browser.new_page()
+        page.goto(address, wait_until="load")
+        page.wait_for_selector("#list li")
+        answered(page, lambda: page.fill("#query", "7"))
+        page.wait_for_selector("#list .before")
+        retriever = trained.retriever
+        ranked, plain = retriever.recommend(7), retriever.recommend(7, k=40, rerank=False)
+        assert ranked.item_ids != plain.item_ids[:10]
+        names = dict(
+            zip(retriever.item_ids, retriever.items(retriever.item_ids)["title"], strict=True)
+        )
+        assert titles(page) == [names[item] for item in ranked.item_ids]
+        places = [plain.item_ids.index(item) + 1 for item in ranked.item_ids]
+        said = page.locator("#list .before").all_inner_texts()
+        assert said == [f"{place} in retrieval's order" for place in places]
+        answered(page, lambda: page.press("#rerank", "Space"))  # a list of queries is open above it
+        page.wait_for_selector("#list li:first-child:not(:has(.before))")
+        assert titles(page) == [names[item] for item in plain.item_ids[:10]]
+        assert serious_violations(page) == []
+        page.close()
+    assert page.is_closed()

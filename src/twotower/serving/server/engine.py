@@ -127,6 +127,7 @@ class Model:
             "reads_text": all(any(f.meaning == "text" for f in side.features) for side in sides),
             "reads_searches": sides[0].reads_text_of(contents.queries.id_column),
             "words": retriever.share_of_words,
+            "second_stage": 0 if contents.ranker is None else contents.ranker.depth,
             "figures": {k: v for k, v in figures.items() if isinstance(v, float)},
         }
 

@@ -407,6 +407,9 @@ class ModelAnswer(BaseModel):
     words: float = Field(
         description="Share of the words that `auto` stands for; 0 where it is none."
     )
+    second_stage: int = Field(
+        description="How many of the best items a second stage puts in order; 0 without one."
+    )
     max_k: int
     max_queries: int = Field(description="Queries of one request.")
     figures: dict[str, float] = Field(description="Metrics on the test, as training found them.")

@@ -37,6 +37,7 @@ function question() {
   if (at("filter").value.trim()) body.filter = at("filter").value.trim();
   if (at("seen").checked) body.exclude_seen = false;
   if (model.words > 0) body.words = at("words").checked ? "auto" : 0;
+  if (model.second_stage > 0 && !at("rerank").checked) body.rerank = false;
   const diversity = Math.min(1, Number(at("diversity").value) || 0);
   if (diversity > 0) body.rules = { diversify: diversity };
   return body;
@@ -45,6 +46,15 @@ function question() {
 function similarTo(line, body) {
   const parameters = { item_id: line[state.model.item_column], k: body.k, columns: true };
   return asked("/similar", body.filter ? { ...parameters, filter: body.filter } : parameters);
+}
+
+// The place of each item in retrieval's order, where a second stage has made another.
+async function placesBefore(body) {
+  const { second_stage: depth, max_k: most } = state.model;
+  if (!(depth > 0) || body.rerank === false) return null;
+  const k = Math.min(most, Math.max(body.k, depth));
+  const { told } = await ask("/recommend", { ...body, k, columns: false, rerank: false, rules: undefined });
+  return { depth: k, of: new Map(told.items.map((item, place) => [String(item.item_id), place + 1])) };
 }
 
 // What was asked later wins, whatever comes first. An answer stays until there is another.
@@ -57,9 +67,10 @@ async function answers() {
   }
   at("answers").setAttribute("aria-busy", "true");
   try {
-    const { told, took } = neighbours === null ? await ask("/recommend", body) : await similarTo(neighbours, body);
+    const both = neighbours === null ? [ask("/recommend", body), placesBefore(body)] : [similarTo(neighbours, body), null];
+    const [{ told, took }, before] = await Promise.all(both);
     if (turnOf !== latest) return;
-    state.shown = { told, took, body, neighbours };
+    state.shown = { told, took, body, neighbours, before };
     tell(null);
     show();
   } catch (error) {
@@ -89,7 +100,7 @@ function show() {
     at("list").replaceChildren();
     return;
   }
-  const { told, took, body, neighbours } = shown;
+  const { told, took, body, neighbours, before } = shown;
   at("answers-title").textContent = titleOfAnswers(shown);
   at("took").textContent = texts.took(took.all.toFixed(0), took.server?.toFixed(1) ?? "?");
   const note = told.basis === "popularity" ? texts.popular : "";
@@ -99,7 +110,7 @@ function show() {
   const scores = told.items.map((item) => item.score);
   const high = Math.max(...scores), low = Math.min(0, ...scores);
   at("list").replaceChildren(
-    ...told.items.map((item) => entry(item, (item.score - low) / (high - low || 1), body)));
+    ...told.items.map((item) => entry(item, (item.score - low) / (high - low || 1), body, before)));
   if (neighbours === null && body.history) {
     at("known").textContent = texts.named(texts.history, state.history.map(title).join(" · "));
   } else if (neighbours === null) tellKnown(body);
@@ -118,7 +129,14 @@ async function tellKnown(body) {
   } catch { /* the answers say what is wrong */ }
 }
 
-function entry(item, share, body) {
+function placeOf(item, before) {
+  if (!before) return null;
+  const place = before.of.get(String(item.item_id));
+  const textContent = place === undefined ? texts.beyondBefore(before.depth) : texts.placeBefore(place);
+  return make("p", { className: "before", textContent });
+}
+
+function entry(item, share, body, before) {
   const line = item.columns, { model } = state;
   const why = make("div", { className: "why", hidden: true });
   const acts = [[texts.similar, () => neighboursOf(line)]];
@@ -128,7 +146,7 @@ function entry(item, share, body) {
   return make("li", {},
     make("div", { className: "line" },
       pictureOf(model, line),
-      make("div", { className: "what" }, nameOf(model, line), factsOf(model, line)),
+      make("div", { className: "what" }, nameOf(model, line), factsOf(model, line), placeOf(item, before)),
       scoreOf(item, share),
       menu(texts.named(texts.actions, title(line)), acts)),
     why);
@@ -254,6 +272,7 @@ function describe() {
   at("item-note").textContent = [texts.addItemNote, model.has_histories && model.queries ? texts.insteadNote : ""].join(texts.between);
   at("seen-field").hidden = !model.reads_history && !model.has_histories;
   at("words-field").hidden = !(model.words > 0);
+  at("rerank-field").hidden = !(model.second_stage > 0);
   at("filter-example").textContent = model.filter_example;
   const columns = [model.item_column, ...model.item_columns].slice(0, 12);
   at("filter-columns").textContent = texts.filterColumns(columns.join(", "));
@@ -283,7 +302,7 @@ async function start() {
     failed: tell,
   });
   at("query").addEventListener("input", later(asks));
-  for (const id of ["filter", "k", "diversity", "seen", "words"]) at(id).addEventListener("input", later(answers));
+  for (const id of ["filter", "k", "diversity", "seen", "words", "rerank"]) at(id).addEventListener("input", later(answers));
   at("filter-example").onclick = () => { at("filter").value = state.model.filter_example; at("filter").focus(); answers(); };
   at("clear").onclick = () => { state.history = []; writeHistory(); asks(); at("item").focus(); };
   at("back").onclick = async () => { await asks(); at("answers").focus({ preventScroll: true }); };
