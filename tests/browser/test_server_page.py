@@ -484,7 +484,7 @@ def test_a_second_stage_shows_the_order_of_retrieval_beside_its_own(
         assert titles(page) == [names[item] for item in ranked.item_ids]
         places = [plain.item_ids.index(item) + 1 for item in ranked.item_ids]
         said = page.locator("#list .before").all_inner_texts()
-        assert said == [f"{place} in retrieval's order" for place in places]
+        assert said == [f"Retrieved at place {place}" for place in places]
         answered(page, lambda: page.press("#rerank", "Space"))  # a list of queries is open above it
         page.wait_for_selector("#list li:first-child:not(:has(.before))")
         assert titles(page) == [names[item] for item in plain.item_ids[:10]]
