@@ -490,3 +490,21 @@ def test_a_missing_lightgbm_says_what_to_install(
         Retriever.open(bundle)
     assert re.fullmatch(r"[^\n]+\.", str(raised.value))
     assert open_bundle(bundle).ranker is not None  # it is needed to rank
+
+
+def test_an_explanation_adds_up_to_what_the_trees_say(retriever: Retriever) -> None:
+    best = retriever.recommend(7, k=DEPTH)
+    sums = []
+    for item in best.item_ids[:6]:
+        found = retriever.explain(7, item)
+        assert {part.side for part in found.ranking} == {"ranking"}
+        shares = [part.contribution for part in found.ranking]
+        assert shares == sorted(shares, reverse=True)
+        sums.append(sum(shares))
+        rows = found.to_polars()
+        assert (rows["side"] == "ranking").sum() == len(found.ranking)
+    assert sums == sorted(sums, reverse=True)  # in the order of the answer
+    assert len(set(sums)) > 1
+    last = retriever.recommend(7, k=DEPTH + 5, rerank=False).item_ids[-1]
+    assert retriever.explain(7, last).ranking == ()
+    assert retriever.explain(None, best.item_ids[0], features={}).ranking == ()

@@ -11,6 +11,7 @@ from twotower.cli.output import console, ids, print_json
 from twotower.cli.recommend import described, moment_of
 
 _MOST_EVENTS = 5
+_MOST_INPUTS = 10
 
 
 def command(
@@ -57,3 +58,13 @@ def command(
     screen = console(json_wanted=False)
     screen.print(table)
     screen.print("A contribution is the score minus the score without it; they need not add up.")
+    if found.ranking:
+        moved = Table("second stage", "value", "contribution")
+        largest = sorted(found.ranking, key=lambda part: -abs(part.contribution))[:_MOST_INPUTS]
+        for part in sorted(largest, key=lambda part: -part.contribution):
+            value = "" if part.value is None else f"{part.value:.4g}"
+            moved.add_row(Text(part.name), value, f"{part.contribution:+.4f}")
+        screen.print(moved)
+        screen.print(
+            "These add up, with those of the other inputs, to what the trees say of the item."
+        )

@@ -73,6 +73,27 @@ class Ranker:
         found[candidates.item_rows < FIRST_ROW] = -np.inf
         return found
 
+    def contributions(
+        self, candidates: Candidates, catalogue: Catalogue, place: int
+    ) -> dict[str, tuple[float, float]]:
+        """Return what each input does for one candidate of one query: its value, and its share.
+
+        The shares add up to what the trees say of the candidate, less what they say on average.
+
+        Args:
+            candidates: Of one query.
+            catalogue: See ``values``.
+            place: Of the candidate among them.
+
+        Source: Lundberg, Erion and Lee, arXiv:1802.03888 (Shapley values of trees, as LightGBM gives them).
+        """
+        table = table_of(self.inputs.of(candidates, catalogue), self.names)[place : place + 1]
+        shares = self._booster.predict(table, pred_contrib=True, num_threads=1)[0]
+        return {
+            name: (float(value), float(share))
+            for name, value, share in zip(self.names, table[0], shares, strict=False)
+        }
+
     def rescored(self, candidates: Candidates, catalogue: Catalogue) -> Float32s:
         """Return the scores of the candidates in the order of the trees: ``(n, N)`` float32.
 

@@ -199,8 +199,10 @@ class Client(Recommender):
             "at": None if at is None else arguments.seconds_of(at, "at"),
         }
         told = self._ask("POST", "/explain", body)
-        parts = tuple(Contribution(**part) for part in told["parts"])
-        return Explanation(told["query_id"], told["item_id"], told["score"], parts)
+        parts, ranking = (
+            tuple(Contribution(**part) for part in told[name]) for name in ("parts", "ranking")
+        )
+        return Explanation(told["query_id"], told["item_id"], told["score"], parts, ranking)
 
     def upsert_items(self, items: FeatureLines) -> int:
         """Add items to the catalogue, or replace them; see ``Retriever.upsert_items``.

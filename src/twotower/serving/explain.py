@@ -24,13 +24,15 @@ class Contribution:
     """How much one part of a query or an item contributes to a score.
 
     Args:
-        side: ``"query"``, ``"item"``, or ``"history"`` for an event of the history.
-        name: The feature, ``"history"`` for the whole history, or the id of the event's item.
-        value: The value in the table; None if there is none.
-        contribution: The score minus the score without this part.
+        side: ``"query"``, ``"item"``, ``"history"`` for an event of the history, or ``"ranking"`` for an
+            input of the second stage.
+        name: The feature, ``"history"`` for the whole history, the id of the event's item, or the input.
+        value: The value in the table, or of the input; None if there is none.
+        contribution: The score minus the score without this part; of an input, its share in what the trees
+            say.
     """
 
-    side: Literal["query", "item", "history"]
+    side: Literal["query", "item", "history", "ranking"]
     name: str
     value: object
     contribution: float
@@ -46,19 +48,21 @@ class Explanation:
         score: The dot product of the two vectors.
         parts: The contributions: first the features of both sides and the whole history, then the events
             of the history, each group in descending order.
+        ranking: What moves the item in the second stage, in descending order, in the unit of its trees;
+            empty without one, or where the item is none of its candidates.
     """
 
     query_id: Id | None
     item_id: Id
     score: float
     parts: tuple[Contribution, ...]
+    ranking: tuple[Contribution, ...] = ()
 
     def to_polars(self) -> pl.DataFrame:
         """Return one row per part: side, name, value as text, contribution."""
-        texts = [None if part.value is None else str(part.value) for part in self.parts]
-        lines = [
-            {**vars(part), "value": text} for part, text in zip(self.parts, texts, strict=True)
-        ]
+        parts = (*self.parts, *self.ranking)
+        texts = [None if part.value is None else str(part.value) for part in parts]
+        lines = [{**vars(part), "value": text} for part, text in zip(parts, texts, strict=True)]
         columns = {"side": pl.String, "name": pl.String, "value": pl.String}
         return pl.DataFrame(lines, {**columns, "contribution": pl.Float64})
 

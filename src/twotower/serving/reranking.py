@@ -243,6 +243,37 @@ class Plan:
                 part.write_into(found, propensities, places.tolist(), queries)
         return found, propensities
 
+    def contributions(
+        self,
+        index: LiveIndex | FusedIndex,
+        queries: Described,
+        query_vectors: torch.Tensor,
+        item_row: int,
+    ) -> dict[str, tuple[float, float]]:
+        """Return what each input of the second stage does for an item of one query; see ``Ranker``.
+
+        Nothing where the item is none of the query's candidates.
+        """
+        assert self.ranker is not None
+        exclude = queries.histories if self.exclude_seen else None
+        search = self._of_model(index, query_vectors, np.zeros(1, np.int64))
+        search = replace(search, exclude=exclude, allowed=self.allowed)
+        candidates = self._candidates(search, queries, np.zeros(1, np.int64))
+        (places,) = np.nonzero(candidates.item_rows[0] == item_row)
+        if not len(places):
+            return {}
+        catalogue = self.ruler.catalogue(index.item_vectors)
+        return self.ranker.contributions(candidates, catalogue, int(places[0]))
+
+    def _candidates(
+        self, search: Search, queries: Described, places: npt.NDArray[np.integer]
+    ) -> Candidates:
+        """Return what the second stage puts in order for the queries at ``places``."""
+        best = replace(search, boosts=None).best(self.num_ordered)
+        features = {name: values[places] for name, values in queries.features.items()}
+        histories = queries.histories.take(places)
+        return Candidates(best.item_rows, best.scores, histories, features)
+
     def _ordered(
         self,
         search: Search,
@@ -252,12 +283,9 @@ class Plan:
     ) -> Search:
         """Return a search whose best items are in the order of the second stage."""
         assert self.ranker is not None
-        best = replace(search, boosts=None).best(self.num_ordered)
-        features = {name: values[places] for name, values in queries.features.items()}
-        histories = queries.histories.take(places)
-        candidates = Candidates(best.item_rows, best.scores, histories, features)
+        candidates = self._candidates(search, queries, places)
         scores = self.ranker.rescored(candidates, self.ruler.catalogue(item_vectors))
-        return replace(search, order=Order(best.item_rows, scores))
+        return replace(search, order=Order(candidates.item_rows, scores))
 
     def _of_model(
         self,

@@ -1,5 +1,6 @@
 """``Retriever``: an opened bundle that answers queries."""
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -31,7 +32,7 @@ from twotower.serving.allowed import Allowed
 from twotower.serving.answers import Recommendation, Recommendations, recommendations
 from twotower.serving.arguments import At, Event, FeatureLines, History, Id, Moment, Told
 from twotower.serving.bundle import Contents, open_bundle, write_bundle
-from twotower.serving.explain import Explanation, explain, reads
+from twotower.serving.explain import Contribution, Explanation, explain, reads
 from twotower.serving.queries import Described, Queries, moments_of
 from twotower.serving.recommender import Recommender, Wanted
 from twotower.serving.reranking import Reranker, checked_k
@@ -195,10 +196,8 @@ class Retriever(Recommender):
         if share != self.share_of_words:
             wanted = replace(wanted, rerank=False)  # it has learnt scores of another scale
         plan = self._reranker.plan(wanted, self._allowed)
-        index: LiveIndex | FusedIndex = self.index
-        of_model = known = self.encoding.is_known(queries.features, queries.histories)
-        if share:
-            index, known = self._texts.fused(index.item_vectors, queries, known, share)
+        of_model = self.encoding.is_known(queries.features, queries.histories)
+        index, known = self._index_for(queries, of_model, share)
         # A prior by popularity answers queries of which nothing is known by itself.
         by_model = known if self.encoding.model.popularity is None else np.ones_like(known)
         found, propensities = plan.answer(index, queries, vectors, by_model, of_model)
@@ -206,6 +205,14 @@ class Retriever(Recommender):
         notes = [(*of_filters, *own) for own in queries.notes]
         ids, items = queries.told.ids, self.contents.items
         return recommendations(items, ids, known.tolist(), found, notes, propensities)
+
+    def _index_for(
+        self, queries: Described, known: npt.NDArray[np.bool_], share: float
+    ) -> tuple[LiveIndex | FusedIndex, npt.NDArray[np.bool_]]:
+        """Return the index with a share of the words of some queries, and which of them are known by it."""
+        if not share:
+            return self.index, known
+        return self._texts.fused(self.index.item_vectors, queries, known, share)
 
     def _item_vectors(self, rows: npt.NDArray[np.integer]) -> torch.Tensor:
         return self.index.item_vectors[torch.from_numpy(rows.astype(np.int64))]
@@ -483,7 +490,8 @@ class Retriever(Recommender):
         """Return how much each part of a query and of an item contributes to their score.
 
         To measure a part, it computes the score again without that part: without the id, with a missing
-        value, or without an event of the history. The contributions do not add up to the score.
+        value, or without an event of the history. The contributions do not add up to the score. Where the
+        item is a candidate of a second stage, ``ranking`` says what moves it there.
 
         Args:
             query_id: See ``recommend``.
@@ -497,7 +505,24 @@ class Retriever(Recommender):
         """
         told = arguments.queries_of(query_id, features, history, at)
         row = self.known_item_rows([item_id])
-        return explain(self.queries, self.encoding, told, item_id, int(row[0]))
+        found = explain(self.queries, self.encoding, told, item_id, int(row[0]))
+        return replace(found, ranking=self._ranking_of(told, int(row[0])))
+
+    def _ranking_of(self, told: Told, item_row: int) -> tuple[Contribution, ...]:
+        """Return what moves an item in the second stage of one query."""
+        queries = self.queries.described(told)
+        known = self.encoding.is_known(queries.features, queries.histories)
+        if self.contents.ranker is None or not known.all():
+            return ()
+        plan = self._reranker.plan(Wanted(1, None, None, None, None, "auto", ()), self._allowed)
+        index, _ = self._index_for(queries, known, self.share_of_words)
+        shares = plan.contributions(index, queries, self._vectors_of(queries), item_row)
+        moving = [
+            Contribution("ranking", name, None if math.isnan(value) else value, share)
+            for name, (value, share) in shares.items()
+            if share
+        ]
+        return tuple(sorted(moving, key=lambda part: -part.contribution))
 
     @property
     def query_ids(self) -> list[Id]:

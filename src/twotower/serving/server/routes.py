@@ -113,8 +113,11 @@ async def explain(body: schemas.ExplainBody, service: Serving) -> Response:
         found = model.retriever.explain(
             body.query_id, body.item_id, features=features, history=body.history, at=body.at
         )
-        parts = [vars(part) for part in found.parts]
-        return {"ignored": ignored, **vars(found), "parts": parts}
+        both = {
+            name: [vars(part) for part in parts]
+            for name, parts in (("parts", found.parts), ("ranking", found.ranking))
+        }
+        return {"ignored": ignored, **vars(found), **both}
 
     return await _asked(service, explained)
 

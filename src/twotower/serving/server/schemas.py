@@ -350,7 +350,7 @@ class MapAnswer(BaseModel):
 class Part(BaseModel):
     """What one part of a query or an item does for a score."""
 
-    side: Literal["query", "item", "history"]
+    side: Literal["query", "item", "history", "ranking"]
     name: str
     value: Any
     contribution: float
@@ -363,6 +363,9 @@ class ExplainAnswer(BaseModel):
     item_id: int | str
     score: float
     parts: list[Part]
+    ranking: list[Part] = Field(
+        description="What moves the item in the second stage; empty without one."
+    )
     ignored: list[str] = Field(description="Features that the model does not know.")
     model: str
 
