@@ -1,11 +1,14 @@
 """Requests a second of a server under load, and of a plain handler beside it.
 
-    python benchmarks/server.py [--seconds 15] [--connections 64] [--items 200000]
+    python benchmarks/server.py [--seconds 15] [--connections 64] [--items 200000] [--second-stage]
 
 A bundle of a synthetic world is served on loopback, and ``wrk`` (of the package of that name) asks with so
 many connections for the 10 best of random known queries. Beside ``twotower serve``, with micro-batches and
 without, with one worker and two, stands what many write first: FastAPI around a product and a top-k. That
 handler is even given the query vectors, which the others encode from features and history.
+
+With ``--second-stage``, the same bundle is served alone, and with a second stage over 100 and over 500
+candidates, by one worker, with NDCG@10 of each.
 
 All of it, ``wrk`` too, shares the machine's cores.
 """
@@ -28,8 +31,10 @@ from pydantic import BaseModel
 from common import OUT, report
 from processes import free_port, megabytes
 from twotower.data.sources.synthetic import World, WorldConfig
+from twotower.evaluation.evaluate_bundle import evaluate_bundle
 from twotower.serving.retriever import Retriever
 from twotower.training.pipeline import train
+from twotower.training.rerank import rerank
 
 TWOTOWER = Path(sys.executable).with_name("twotower")
 PLAIN = "TWOTOWER_BENCHMARK_BUNDLE"
@@ -110,6 +115,14 @@ def plain() -> FastAPI:
     return app
 
 
+def ranked_bundle(bundle: Path, candidates: int) -> Path:
+    """Return the same bundle with a second stage, which is fitted if it is not there yet."""
+    place = bundle.with_name(f"{bundle.name}-{candidates}")
+    if not (place / "manifest.json").is_file():
+        rerank(bundle, out=place, candidates=candidates, force=True, progress=None)
+    return place
+
+
 @contextmanager
 def served(command: Sequence[str], port: int, **environment: str) -> Iterator[int]:
     """Run a server until the block ends, and give its process id."""
@@ -166,11 +179,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=15)
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--items", type=int, default=200_000)
+    parser.add_argument("--second-stage", action="store_true")
     given = parser.parse_args()
     bundle = bundle_of(given.items).resolve()
     script = OUT / "ask.lua"
     num_queries = len(Retriever.open(bundle).contents.queries.ids)
     script.write_text(SCRIPT.format(queries=num_queries) + TELL, encoding="utf-8")
+    if given.second_stage:
+        second_stage(bundle, script, given.seconds, given.connections)
+        return
     serve = [str(TWOTOWER), "serve", str(bundle), "--port"]
     ways = {
         "plain handler": None,
@@ -203,6 +220,22 @@ def main() -> None:
     first = rows[0]["requests/s"]
     rows = [{**row, "x plain": f"{row['requests/s'] / first:.2f}"} for row in rows]
     report(f"{given.items:,} items, {given.connections} connections", rows, as_json=False)
+
+
+def second_stage(bundle: Path, script: Path, seconds: int, connections: int) -> None:
+    """Measure a bundle alone and with a second stage, and print."""
+    rows: list[dict[str, Any]] = []
+    for name, candidates in (("alone", 0), ("100 candidates", 100), ("500 candidates", 500)):
+        place = ranked_bundle(bundle, candidates) if candidates else bundle
+        figures = evaluate_bundle(place, baselines=[])
+        quality = figures["ranked" if candidates else "model"]["ndcg@10"]
+        port = free_port()
+        with served([str(TWOTOWER), "serve", str(place), "--port", str(port)], port) as pid:
+            line = load(port, seconds, connections, script)
+            rows.append({"": name, "NDCG@10": quality, **line, "MB": round(megabytes(pid))})
+        rows[-1]["share"] = rows[-1]["requests/s"] / rows[0]["requests/s"]
+        print(rows[-1], flush=True)
+    report(f"{connections} connections, one worker", rows, as_json=False)
 
 
 if __name__ == "__main__":
