@@ -144,3 +144,21 @@ def test_a_bundle_without_histories_is_refused(folder: Path) -> None:
     found = train(events, config=QUICK, histories=False, baselines=["popularity"])
     with pytest.raises(BundleError, match="must hold histories"):
         rerank(found, progress=None)
+
+
+def test_items_that_were_changed_since_are_in_the_new_bundle(folder: Path, tmp_path: Path) -> None:
+    opened = Retriever.open(folder / "model")
+    with pytest.warns(UserWarning, match="no feature that the bundle knows"):
+        opened.upsert_items([{"item": 900}, {"item": 7}])
+    opened.delete_items([9])
+    found = rerank(opened, out=tmp_path / "new", progress=None)
+    written = Retriever.open(tmp_path / "new")
+    assert written.contents.ranker is not None
+    ids = written.contents.items.ids
+    assert ids.ids.to_list() == [*opened.contents.items.ids.ids.unique(maintain_order=True)]
+    assert not written.contents.offered[ids.rows_of([9])[0]]
+    answers = [each.recommend(3, k=60) for each in (written, found.retriever)]
+    assert answers[0].item_ids == answers[1].item_ids
+    assert 900 in answers[0].item_ids
+    first = [each.recommend(3, k=60, rerank=False) for each in (written, opened)]
+    assert first[0].item_ids == first[1].item_ids

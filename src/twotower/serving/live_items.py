@@ -194,6 +194,19 @@ def settled(contents: Contents, item_vectors: torch.Tensor) -> tuple[Contents, t
     return replace(contents, items=items, popularity=popularity, gone=gone), vectors
 
 
+def as_written(contents: Contents, item_vectors: torch.Tensor) -> Contents:
+    """Return ``settled`` contents with the vectors and the lists of their items, as a bundle stores them.
+
+    Args:
+        contents: The current contents.
+        item_vectors: ``(num_item_rows, dim)`` float32, including the reserved rows.
+    """
+    contents, vectors = settled(contents, item_vectors)
+    vectors = vectors.cpu().contiguous()
+    lists = None if contents.lists is None else contents.lists.holding(vectors)
+    return replace(contents, item_vectors=vectors, lists=lists)
+
+
 Rows = TypeVar("Rows", pl.Series, pl.DataFrame)
 
 

@@ -346,10 +346,7 @@ class Retriever(Recommender):
         Raises:
             BundleError: The path cannot be used, or writing failed. Nothing is left behind then.
         """
-        contents, vectors = live_items.settled(self.contents, self.index.item_vectors)
-        vectors = vectors.cpu().contiguous()
-        lists = None if contents.lists is None else contents.lists.holding(vectors)
-        contents = replace(contents, item_vectors=vectors, lists=lists)
+        contents = live_items.as_written(self.contents, self.index.item_vectors)
         if self.contents.gone is not None:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             provenance = {**contents.provenance, "items_changed": now}

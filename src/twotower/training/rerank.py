@@ -17,6 +17,7 @@ from twotower.evaluation.refit_notes import learnt_of
 from twotower.evaluation.screen import second_stage_note
 from twotower.features.transforms import Sides
 from twotower.serving.bundle import Contents, check_successor, write_bundle
+from twotower.serving.live_items import LiveIds, as_written
 from twotower.serving.retriever import Bundle, Retriever
 from twotower.training.callbacks import Callback
 from twotower.training.notebook import callback_of
@@ -71,6 +72,7 @@ def rerank(
 
     Args:
         bundle: The bundle, with histories; see ``Retriever.of``. A second stage that it has is replaced.
+            One that is open is taken with the changes of its items.
         interactions: Events after those that the bundle knows, with the columns of the training's table.
             None for the validation events of the bundle.
         out: Where to write the new bundle; None keeps it in memory.
@@ -87,7 +89,7 @@ def rerank(
     """
     chosen = RerankConfig(use="on", candidates=candidates)
     target = check_successor(bundle, out)
-    retriever = Retriever.of(bundle)
+    retriever = _settled(Retriever.of(bundle))
     contents = retriever.contents
     config = replace(contents.config, rerank=chosen)
     check_second_stage(config)
@@ -112,6 +114,16 @@ def rerank(
         return Reranked(contents, target if refused is None else None, refused)
     finally:
         bar.on_end()
+
+
+def _settled(retriever: Retriever) -> Retriever:
+    """Return a retriever with one row for each item, as a bundle is written."""
+    contents, model = retriever.contents, retriever.encoding.model
+    if not isinstance(contents.items.ids, LiveIds):
+        return retriever
+    own = {f"{side}_tower": getattr(model, f"{side}_tower").module for side in contents.custom}
+    contents = as_written(contents, retriever.index.item_vectors)
+    return Retriever(contents, device=str(retriever.device), path=retriever.path, **own)
 
 
 def _held_out(retriever: Retriever, interactions: Table | None) -> Dataset:
