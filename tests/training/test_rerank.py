@@ -162,3 +162,16 @@ def test_items_that_were_changed_since_are_in_the_new_bundle(folder: Path, tmp_p
     assert 900 in answers[0].item_ids
     first = [each.recommend(3, k=60, rerank=False) for each in (written, opened)]
     assert first[0].item_ids == first[1].item_ids
+
+
+@pytest.mark.parametrize("with_times", [True, False])
+def test_events_that_the_bundle_holds_teach_nothing(folder: Path, with_times: bool) -> None:
+    """Neither those that the model learnt nor those of its test."""
+    held, later = (pl.read_csv(folder / f"{name}.csv") for name in ("events", "later"))
+    if not with_times:
+        held, later = held.drop("timestamp"), later.drop("timestamp")
+    with pytest.raises(DataError, match=r"interactions must hold a new event, got 3,000 that the"):
+        rerank(folder / "model", held, progress=None)
+    found = rerank(folder / "model", pl.concat([held, later]), progress=None)
+    alone = rerank(folder / "model", later, progress=None)
+    assert found.figures == alone.figures

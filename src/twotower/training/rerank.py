@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import polars as pl
 
+from twotower.arrays import Bools
 from twotower.caller import argument, passing
 from twotower.config import Config, RerankConfig
 from twotower.data.dataset import KNOWN, Dataset, Part
@@ -74,7 +76,8 @@ def rerank(
         bundle: The bundle, with histories; see ``Retriever.of``. A second stage that it has is replaced.
             One that is open is taken with the changes of its items.
         interactions: Events after those that the bundle knows, with the columns of the training's table.
-            None for the validation events of the bundle.
+            Those that it holds already, its test events included, are passed over. None for the validation
+            events of the bundle.
         out: Where to write the new bundle; None keeps it in memory.
         candidates: How many of the best items the trees put in order, at least 2.
         force: Whether to write a second stage that does not help on the held-out events, too.
@@ -84,7 +87,8 @@ def rerank(
         BundleError: The bundle holds no histories or has learnt its validation events, or ``out`` cannot be
             written.
         ConfigError: ``candidates`` is out of its range.
-        DataError: The table cannot be used, or too few queries have a relevant candidate.
+        DataError: The table cannot be used or holds no new event, or too few queries have a relevant
+            candidate.
         MissingExtraError: LightGBM is not installed.
     """
     chosen = RerankConfig(use="on", candidates=candidates)
@@ -135,8 +139,16 @@ def _held_out(retriever: Retriever, interactions: Table | None) -> Dataset:
     metrics = retriever.contents.metrics
     if interactions is not None:
         dataset = dataset_of(retriever, interactions)
-        parts = np.where(dataset.parts == Part.VALID, Part.TRAIN, dataset.parts)
-        parts = np.where(parts == Part.TEST, Part.VALID, parts).astype(np.uint8)
+        is_asked = dataset.parts == Part.TEST
+        is_new = _are_new(retriever.contents, dataset)
+        if not is_new.any():
+            raise DataError(
+                f"{argument('interactions')} must hold a new event, got {is_asked.sum():,} that the bundle "
+                "holds already; pass later events."
+            )
+        parts = np.where(dataset.parts == Part.VALID, Part.TRAIN, dataset.parts).astype(np.uint8)
+        parts[is_asked] = Part.UNUSED
+        parts[is_new] = Part.VALID
         return replace(dataset, parts=parts)
     dataset = dataset_of(retriever)
     if learnt_of(metrics) is not None or not (dataset.parts == Part.VALID).any():
@@ -146,6 +158,28 @@ def _held_out(retriever: Retriever, interactions: Table | None) -> Dataset:
             f"{passing(rerank='auto')}."
         )
     return dataset
+
+
+def _are_new(contents: Contents, dataset: Dataset) -> Bools:
+    """Return which test events a bundle holds neither in its histories nor in its own test: ``(E,)``.
+
+    Events are the same if query, item and time are, as far as both sides know the time.
+    """
+    events, is_asked = dataset.interactions, dataset.parts == Part.TEST
+    rows = {"query_rows": events.query_rows, "item_rows": events.item_rows}
+    asked = pl.DataFrame({**rows, "times": events.times, "is_asked": is_asked})
+    held, own = [asked.filter(~pl.col("is_asked"))], contents.targets
+    assert own is not None
+    tests = {"query_rows": own.owners.astype(np.int32), "item_rows": own.item_rows}
+    held.append(pl.DataFrame({**tests, "times": own.times}))
+    times = None if own.times is None else events.times
+    has_times = times is not None and np.isfinite(times[is_asked]).all()
+    by = [*rows, "times"] if has_times else [*rows]
+    known = (
+        pl.concat([each.select(by) for each in held]).unique().with_columns(is_held=pl.lit(True))
+    )
+    found = asked.select(by).join(known, on=by, how="left", maintain_order="left")["is_held"]
+    return is_asked & found.is_null().to_numpy()
 
 
 def _fitted(retriever: Retriever, dataset: Dataset, config: Config) -> Any:
