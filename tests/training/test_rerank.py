@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from sandbox import run_command
-from twotower import Retriever, evaluate_bundle, rerank, train
+from twotower import Retriever, evaluate_bundle, rerank, train, write_report
 from twotower.errors import BundleError, ConfigError, DataError
 
 NUM_ITEMS, NUM_QUERIES, LENGTH = 60, 300, 11
@@ -175,3 +175,31 @@ def test_events_that_the_bundle_holds_teach_nothing(folder: Path, with_times: bo
     found = rerank(folder / "model", pl.concat([held, later]), progress=None)
     alone = rerank(folder / "model", later, progress=None)
     assert found.figures == alone.figures
+
+
+def test_figures_of_a_second_stage_that_was_replaced_are_left_out(
+    folder: Path, tmp_path: Path
+) -> None:
+    events = pl.read_csv(folder / "events.csv")
+    train(events, out=tmp_path / "on", config=QUICK, rerank="on", baselines=["popularity"])
+    rerank(tmp_path / "on", out=tmp_path / "new", candidates=30, progress=None)
+    contents = Retriever.open(tmp_path / "new").contents
+    metrics = contents.metrics
+    assert "ranked" not in json.dumps({**metrics, "protocol": {}})
+    assert not metrics["differences"]  # those were of the other second stage
+    assert metrics["verdict"] == (
+        "The second stage was replaced after this test; evaluate the bundle to measure it."
+    )
+    assert metrics["verdict"] in contents.card
+    assert "with ranking" not in contents.card
+    assert contents.card.count("The second stage changes NDCG@10 by +") == 1
+    told = metrics["second_stage"]["difference"][0]
+    for language, said in (
+        ("en", "changes NDCG@10 by +"),
+        ("zh", "在它没有学过的查询上，NDCG@10 变化 +"),
+    ):
+        page = tmp_path / f"{language}.html"
+        write_report(tmp_path / "new", page, language=language)
+        assert f"{said}{told:.3f}" in page.read_text(encoding="utf-8")
+    assert run_command(("inspect", "new"), tmp_path).code == 0
+    assert evaluate_bundle(tmp_path / "new", baselines=[])["second_stage"]["depth"] == 30

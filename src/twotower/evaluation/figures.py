@@ -96,6 +96,7 @@ def shown_metrics(figures: Mapping[str, Any]) -> list[str]:
 _CURVE_KS = (1, 2, 5, 10, 20, 50, 100)
 _CURVES = ("ndcg", "recall", "hit_rate")
 _EXPOSURE_K = 10
+_REPLACED = "The second stage was replaced after this test; evaluate the bundle to measure it."
 _OF_SLICES = ("hit_rate@10", "recall@100")
 """Further metrics of slices that were not asked for."""
 
@@ -222,6 +223,27 @@ def _ceiling(found: Evaluation, depth: int) -> dict[str, float]:
     is_hit = np.arange(int(k)) < hits[:, None]
     best = METRICS[name].at_k(is_hit, num_relevant, int(k))
     return {MAIN_METRIC: float(best.mean()), recall: float(found.values[recall].mean())}
+
+
+def without_second_stage(figures: Mapping[str, Any]) -> Figures:
+    """Return figures as they are kept where another second stage takes the place of a measured one.
+
+    What only that one was compared by is left out: it says nothing of the model.
+    """
+    gone = ("ranked", "ranked_left_out")
+
+    def kept(found: Any) -> Any:
+        if isinstance(found, Mapping):
+            return {name: kept(each) for name, each in found.items() if name not in gone}
+        return [kept(each) for each in found] if isinstance(found, list) else found
+
+    found = {name: each for name, each in figures.items() if name not in (*gone, "second_stage")}
+    for name in ("intervals", "differences", "curves", "slices"):
+        if name in found:
+            found[name] = kept(found[name])
+    if "ranked" in figures:
+        found |= {"differences": {}, "slices": [], "verdicts": {}, "verdict": _REPLACED}
+    return found
 
 
 def subject_of(methods: Collection[str]) -> str:

@@ -207,7 +207,7 @@ def model_card(dataset: Dataset, config: Config, figures: Figures, *, private: b
         figures: On the test part.
         private: Whether the bundle is private, which the card then explains.
     """
-    from twotower.evaluation.screen import method_label  # it imports rich
+    from twotower.evaluation.screen import method_label, second_stage_note  # it imports rich
 
     protocol = figures["protocol"]
     metrics = [m for m in ("hit_rate@10", "ndcg@10", "recall@100") if m in figures["model"]]
@@ -234,6 +234,7 @@ def model_card(dataset: Dataset, config: Config, figures: Figures, *, private: b
         ),
         "\n".join(table),
         figures["verdict"],
+        *([second_stage_note(figures)] if "second_stage" in figures else []),
         "## Data",
         "\n".join(f"- {note}" for note in dataset.notes),
         "## Limits",

@@ -15,12 +15,14 @@ from twotower.data.dataset import KNOWN, Dataset, Part
 from twotower.data.tables import Table
 from twotower.errors import BundleError, DataError
 from twotower.evaluation.evaluate_bundle import dataset_of, scorer_of, served_of
+from twotower.evaluation.figures import without_second_stage
 from twotower.evaluation.refit_notes import learnt_of
 from twotower.evaluation.screen import second_stage_note
 from twotower.features.transforms import Sides
 from twotower.serving.bundle import Contents, check_successor, write_bundle
 from twotower.serving.live_items import LiveIds, as_written
 from twotower.serving.retriever import Bundle, Retriever
+from twotower.training.bundle_contents import model_card
 from twotower.training.callbacks import Callback
 from twotower.training.notebook import callback_of
 from twotower.training.second_stage import check_second_stage, remembering, with_second_stage
@@ -105,11 +107,12 @@ def rerank(
         known = dataset if interactions is None else dataset_of(retriever)
         ranker = remembering(ranker, known, *KNOWN)
         figures = {**ranker.figures, "depth": ranker.depth}
-        metrics = {
-            k: v for k, v in contents.metrics.items() if k not in ("ranked", "ranked_left_out")
-        }
-        metrics |= {"second_stage": figures}
+        metrics = without_second_stage(contents.metrics) | {"second_stage": figures}
         contents = replace(contents, ranker=ranker, config=config, metrics=metrics)
+        if "model" in metrics:  # else nobody has measured it
+            told = contents.provenance
+            known = replace(known, name=told["data"], notes=tuple(told.get("notes", ())))
+            contents = replace(contents, card=model_card(known, config, metrics))
         refused = None
         if figures["difference"][1] <= 0 and not force:
             refused = second_stage_note({"second_stage": {**figures, "kept": False}})

@@ -94,20 +94,24 @@ def _of_second_stage(reading: Reading, metric: str, say: Say) -> list[str]:
     told = reading.figures.get("second_stage")
     if not told:
         return []
-    kept = told["kept"]
+    is_measured = "ranked" in reading.figures  # else it was left out, or added after the test
     before = "served" if reading.figures.get("served") else "model"
-    found = reading.difference(before, metric) if kept else tuple(map(float, told["difference"]))
+    found: tuple[float, ...] | None = tuple(map(float, told["difference"]))
+    if is_measured:
+        found = reading.difference(before, metric)
     if found is None:
         return []
     value, *ends = found
     digits = telling(reading.digits(metric), *ends)
     said, low, high = (number(each, digits, signed=True) for each in (value, *ends))
     facts = {"value": said, "interval": say("interval", low=low, high=high)}
-    facts["metric"] = metric_name(say, metric if kept else MAIN_METRIC)
-    if not kept:
+    facts["metric"] = metric_name(say, metric if is_measured else MAIN_METRIC)
+    if not told["kept"]:
         return [say("as_left_out", **facts)]
-    ceiling = number(told["ceiling"][MAIN_METRIC], 3)
-    return [say("as_ranked", trees=told["trees"], depth=told["depth"], ceiling=ceiling, **facts)]
+    facts |= {"trees": told["trees"], "depth": told["depth"]}
+    if not is_measured:
+        return [say("as_added", **facts)]
+    return [say("as_ranked", ceiling=number(told["ceiling"][MAIN_METRIC], 3), **facts)]
 
 
 def _how_sure(reading: Reading, metric: str, strongest: str, say: Say) -> str:
