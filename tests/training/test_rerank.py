@@ -203,3 +203,14 @@ def test_figures_of_a_second_stage_that_was_replaced_are_left_out(
         assert f"{said}{told:.3f}" in page.read_text(encoding="utf-8")
     assert run_command(("inspect", "new"), tmp_path).code == 0
     assert evaluate_bundle(tmp_path / "new", baselines=[])["second_stage"]["depth"] == 30
+
+
+def test_a_ceiling_is_that_of_the_whole_catalogue_alone(folder: Path, ranked: Path) -> None:
+    """Among a few candidates of each query, most of which no second stage would see, there is none."""
+    figures = evaluate_bundle(ranked, baselines=[], negatives=20)
+    assert "ceiling" not in figures["second_stage"]
+    outcome = run_command(("evaluate", "ranked", "--negatives", "20"), folder)
+    assert outcome.code == 0, outcome.err
+    assert "The second stage changes NDCG@10 by +" in outcome.out
+    assert "best order of its" not in " ".join(outcome.out.split())
+    assert evaluate_bundle(ranked, baselines=[])["second_stage"]["ceiling"]["ndcg@10"] == 1.0

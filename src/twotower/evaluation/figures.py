@@ -145,8 +145,8 @@ def measure(
         ``strongest_baseline``, its key or None; ``verdict``, a sentence about it, and ``verdicts``
         about each; ``curves`` (metric, method: one mean for each of ``k``); ``slices`` (see
         ``Slice.as_json``); ``known_events`` (see ``by_known_events``; absent if undefined);
-        ``second_stage`` (how it was chosen, and what the best order of its candidates would reach; absent
-        without one);
+        ``second_stage`` (how it was chosen, and what the best order of its candidates would reach where the
+        whole catalogue is ranked; absent without one);
         ``protocol``: what was ranked, the number of queries, the baselines' settings, and which were
         left out and why.
     """
@@ -205,10 +205,10 @@ def measure(
         figures["words"] = served.as_json()
     if ranked is not None:
         before = subject_of(set(scorers) - {"ranked"})
-        figures["second_stage"] = dict(ranked.ranker.figures) | {
-            "depth": ranked.ranker.depth,
-            "ceiling": _ceiling(found[before], ranked.ranker.depth),
-        }
+        figures["second_stage"] = dict(ranked.ranker.figures) | {"depth": ranked.ranker.depth}
+        if candidates is None:  # else a second stage sees few of the ranked items
+            ceiling = _ceiling(found[before], ranked.ranker.depth)
+            figures["second_stage"]["ceiling"] = ceiling
     return figures
 
 

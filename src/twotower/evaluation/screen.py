@@ -185,10 +185,11 @@ def second_stage_note(figures: Mapping[str, Any]) -> str:
         )
     before = subject_of(set(_run(figures)) - {"ranked"})
     value, low, high = figures["differences"][before][MAIN_METRIC]
-    return (
-        f"The second stage changes {name} by {value:+.4f} ({low:+.4f} to {high:+.4f}). The best order of "
-        f"its {told['depth']:,} candidates would reach {told['ceiling'][MAIN_METRIC]:.4f}."
-    )
+    said = f"The second stage changes {name} by {value:+.4f} ({low:+.4f} to {high:+.4f})."
+    if "ceiling" not in told:
+        return said
+    best = f"The best order of its {told['depth']:,} candidates would reach"
+    return f"{said} {best} {told['ceiling'][MAIN_METRIC]:.4f}."
 
 
 def _of_words(figures: Mapping[str, Any]) -> str:
