@@ -214,3 +214,12 @@ def test_a_ceiling_is_that_of_the_whole_catalogue_alone(folder: Path, ranked: Pa
     assert "The second stage changes NDCG@10 by +" in outcome.out
     assert "best order of its" not in " ".join(outcome.out.split())
     assert evaluate_bundle(ranked, baselines=[])["second_stage"]["ceiling"]["ndcg@10"] == 1.0
+
+
+def test_other_cut_offs_are_told_without_the_main_one(folder: Path, ranked: Path) -> None:
+    outcome = run_command(("evaluate", ranked.name, "-k", "5", "--baselines", "none"), folder)
+    assert outcome.code == 0, outcome.err
+    said = " ".join(outcome.out.split())
+    value, low, high = evaluate_bundle(ranked, [5], baselines=[])["differences"]["model"]["ndcg@5"]
+    assert f"The second stage changes NDCG@5 by {value:+.4f} ({low:+.4f} to {high:+.4f})." in said
+    assert "best order of its" not in said  # which is a figure of another cut-off

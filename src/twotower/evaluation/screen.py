@@ -184,9 +184,11 @@ def second_stage_note(figures: Mapping[str, Any]) -> str:
             "that it did not learn."
         )
     before = subject_of(set(_run(figures)) - {"ranked"})
-    value, low, high = figures["differences"][before][MAIN_METRIC]
+    metric = _main_metric(figures)
+    value, low, high = figures["differences"][before][metric]
+    name = metric_name(metric)
     said = f"The second stage changes {name} by {value:+.4f} ({low:+.4f} to {high:+.4f})."
-    if "ceiling" not in told:
+    if "ceiling" not in told or metric != MAIN_METRIC:
         return said
     best = f"The best order of its {told['depth']:,} candidates would reach"
     return f"{said} {best} {told['ceiling'][MAIN_METRIC]:.4f}."
@@ -201,8 +203,15 @@ def _of_words(figures: Mapping[str, Any]) -> str:
     # An older bundle measured it by itself; the differences may be those of a second stage.
     if subject_of(_run(figures)) != "served":
         return f"{said}."
-    value, low, high = figures["differences"]["model"][MAIN_METRIC]
-    return f"{said}: {value:+.4f} {name} ({low:+.4f} to {high:+.4f})."
+    metric = _main_metric(figures)
+    value, low, high = figures["differences"]["model"][metric]
+    return f"{said}: {value:+.4f} {metric_name(metric)} ({low:+.4f} to {high:+.4f})."
+
+
+def _main_metric(figures: Mapping[str, Any]) -> str:
+    """Return the main metric, or the same at another cut-off where figures have that one alone."""
+    found, (name, _) = figures["model"], MAIN_METRIC.split("@")
+    return MAIN_METRIC if MAIN_METRIC in found else next(m for m in found if m.startswith(name))
 
 
 def _run(figures: Mapping[str, Any]) -> list[str]:
