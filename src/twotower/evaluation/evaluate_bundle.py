@@ -22,6 +22,7 @@ from twotower.evaluation.scorers import ModelScorer, Ranked, Served
 from twotower.features.schema import texts_of
 from twotower.index.lexical import LexicalSettings
 from twotower.losses.loss_kinds import LOSSES
+from twotower.serving.bundle import Contents
 from twotower.serving.live_items import LiveIds
 from twotower.serving.retriever import Bundle, Retriever
 from twotower.towers.encoding import to_tensors
@@ -163,7 +164,17 @@ def served_of(retriever: Retriever, dataset: Dataset) -> Served | None:
 
     None if the bundle has no such share.
     """
-    contents = retriever.contents
+    return with_words(retriever.contents, scorer_of(retriever, dataset), dataset)
+
+
+def with_words(contents: Contents, model: ModelScorer, dataset: Dataset) -> Served | None:
+    """Return a model with the share of BM25 of its bundle; None if the bundle has no such share.
+
+    Args:
+        contents: Of the bundle.
+        model: Over the rows of the data set.
+        dataset: With the texts of both sides.
+    """
     told = contents.metrics.get("words")
     if not told:
         return None
@@ -171,7 +182,7 @@ def served_of(retriever: Retriever, dataset: Dataset) -> Served | None:
     # An older bundle has a share alone; the rest of what it keeps is of the choice.
     settings = LexicalSettings.of_json(told)
     bm25 = BM25.fit(dataset, TextColumns(*map(texts_of, sides)), settings)
-    return Served(scorer_of(retriever, dataset), bm25, float(told["share"]), {})
+    return Served(model, bm25, float(told["share"]), {})
 
 
 def ranked_of(retriever: Retriever, dataset: Dataset, base: ModelScorer | Served) -> Ranked | None:

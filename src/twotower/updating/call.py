@@ -10,6 +10,7 @@ import torch
 from twotower import runtime
 from twotower.data.dataset import Dataset, Part
 from twotower.data.tables import Table
+from twotower.evaluation.evaluate_bundle import with_words
 from twotower.evaluation.ranking import Scorer
 from twotower.evaluation.scorers import ModelScorer, Ranked
 from twotower.serving.bundle import Contents, check_successor, write_bundle
@@ -143,11 +144,15 @@ def _learnt(night: Night, retriever: Retriever, bar: Callback) -> tuple[Contents
 
 
 def _answering(contents: Contents, dataset: Dataset, scorer: ModelScorer) -> Scorer:
-    """Return a model with the second stage of its bundle behind it, if there is one."""
+    """Return a model with the second stage of its bundle behind it, if there is one.
+
+    The second stage then ranks what it learnt to: the best items by the model and its share of the words.
+    """
     ranker = contents.ranker
     if ranker is None:
         return scorer
-    return Ranked(scorer, ranker, not dataset.repeats, dataset.offered)
+    base = with_words(contents, scorer, dataset) or scorer
+    return Ranked(base, ranker, not dataset.repeats, dataset.offered)
 
 
 def _remembering(contents: Contents, dataset: Dataset, *parts: Part) -> Contents:
