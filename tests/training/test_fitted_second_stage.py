@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from trainers import Said, trainer_of
+from twotower.baselines.validation import thinned
 from twotower.config import Config
 from twotower.data.dataset import Part
 from twotower.data.sources.synthetic import SyntheticTables
@@ -100,3 +101,34 @@ def test_any_number_of_candidates(
         if candidates < 12:
             assert set(one.item_ids[:candidates]) == set(other.item_ids[:candidates])
             assert one.item_ids[candidates:] == other.item_ids[candidates:]
+
+
+@pytest.mark.parametrize(("candidates", "cells"), [(7, None), (7, 700), (20, 20 * 40)])
+def test_large_tables_are_read_in_parts_and_thinned(
+    small_world: SyntheticTables,
+    monkeypatch: pytest.MonkeyPatch,
+    candidates: int,
+    cells: int | None,
+) -> None:
+    """However many items there are to score, and however many candidates a query has."""
+    monkeypatch.setattr(second_stage, "LEAST_CASES", 1)
+    monkeypatch.setattr(second_stage, "_MOST_CANDIDATES", 400)
+    if cells is not None:
+        monkeypatch.setattr(second_stage, "_CELLS", cells)
+    trainer = trainer_of(small_world)
+    scorer, asked = trainer.scorer(), list[int]()
+    score = type(scorer).score
+
+    def counted(self: Any, cases: Any) -> Any:
+        asked.append(len(cases))
+        return score(self, cases)
+
+    monkeypatch.setattr(type(scorer), "score", counted)
+    config = Config.of(using("on", candidates=candidates))
+    found, _ = with_second_stage(scorer, trainer.dataset, trainer.sides, config)
+    assert found is not None
+    assert found.ranker.figures["queries"] == sum(asked)
+    assert sum(asked) == len(thinned(trainer.dataset.cases(Part.VALID), 400 // candidates))
+    if cells is not None:
+        most = max(trainer.dataset.items.ids.num_rows, 40 * candidates)
+        assert max(asked) <= max(1, cells // most)

@@ -169,10 +169,17 @@ def measure(
     if ranked is not None:
         scorers["ranked" if ranked.ranker.is_kept else "ranked_left_out"] = ranked
     scorers |= fitted.scorers
-    depths = () if ranked is None else (ranked.ranker.depth,)
-    every_k = tuple(dict.fromkeys((*ks, *_CURVE_KS, *depths)))
+    before = subject_of(set(scorers) - {"ranked"})
+    # Of what a second stage orders, all its candidates are needed, which may be many.
+    depths = {} if ranked is None else {before: (ranked.ranker.depth,)}
     found = {
-        name: evaluate_on(dataset, scorer, cases, every_k, candidates=candidates)
+        name: evaluate_on(
+            dataset,
+            scorer,
+            cases,
+            tuple(dict.fromkeys((*ks, *_CURVE_KS, *depths.get(name, ())))),
+            candidates=candidates,
+        )
         for name, scorer in scorers.items()
     }
     metrics = [f"{name}@{k}" for k in ks for name in METRICS]
@@ -204,7 +211,6 @@ def measure(
     if served is not None:
         figures["words"] = served.as_json()
     if ranked is not None:
-        before = subject_of(set(scorers) - {"ranked"})
         figures["second_stage"] = dict(ranked.ranker.figures) | {"depth": ranked.ranker.depth}
         if candidates is None:  # else a second stage sees few of the ranked items
             ceiling = _ceiling(found[before], ranked.ranker.depth)

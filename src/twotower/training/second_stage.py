@@ -27,6 +27,7 @@ from twotower.vocab import FIRST_ROW
 
 MOST_CASES = 20_000
 """Validation queries that it learns from, evenly spaced."""
+_MOST_CANDIDATES = 10_000_000  # of all queries that it learns from: each is about 40 numbers
 LEAST_CASES = 100
 """Validation queries with a relevant item among the candidates, below which it is not fitted."""
 FOLDS = 3
@@ -50,7 +51,9 @@ PARAMETERS: dict[str, Any] = {
 }
 """Of LightGBM; the same for every data set."""
 _K = 10
-_AT_ONCE = 512  # cases whose candidates are found in one call
+_AT_ONCE = 512  # cases whose candidates are found in one call, or as few as these hold:
+_CELLS = 2**24  # scores, or inputs
+_INPUTS = 40  # of a candidate, about
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +132,9 @@ def with_second_stage(
         return None, (f"rerank.use = 'off': {error}",)
     model = base.model if isinstance(base, Served) else base
     cases = dataset.cases(Part.VALID)
-    cases = thinned(cases.take(np.flatnonzero(model.is_known(cases))), MOST_CASES)
+    depth = min(config.rerank.candidates, dataset.items.ids.num_rows)
+    most = min(MOST_CASES, _MOST_CANDIDATES // depth)
+    cases = thinned(cases.take(np.flatnonzero(model.is_known(cases))), most)
     ranked = Ranked(
         base,
         _untrained(dataset, sides, config.rerank.candidates),
@@ -214,15 +219,16 @@ def _examples(ranked: Ranked, cases: Cases) -> tuple[_Examples, list[str]]:
     """Return the examples of some cases, and the names of their inputs."""
     names: list[str] = []
     tables, rows = [], []
-    for start in range(0, len(cases), _AT_ONCE):
-        part = cases.take(slice(start, start + _AT_ONCE))
+    num_rows = ranked.model.encoding.num_item_rows
+    step = max(1, min(_AT_ONCE, _CELLS // max(num_rows, _INPUTS * ranked.ranker.depth)))
+    for start in range(0, len(cases), step):
+        part = cases.take(slice(start, start + step))
         found = ranked.candidates(ranked.base.score(part).float().cpu().clone(), part)
         inputs = ranked.ranker.inputs.of(found, ranked.catalogue)
         names = list(inputs)
         tables.append(table_of(inputs, tuple(names)))
         rows.append(found.item_rows)
     item_rows = np.concatenate(rows)
-    num_rows = ranked.model.encoding.num_item_rows
     owners = cases.targets.owners.astype(np.int64)
     targets = np.unique(owners * num_rows + cases.targets.item_rows)
     keys = np.arange(len(cases))[:, None] * num_rows + item_rows
