@@ -10,6 +10,7 @@ import pytest
 
 from sandbox import run_command
 from twotower import Retriever, evaluate_bundle, rerank, train, write_report
+from twotower.doctor.findings import Language
 from twotower.errors import BundleError, ConfigError, DataError
 
 NUM_ITEMS, NUM_QUERIES, LENGTH = 60, 300, 11
@@ -156,6 +157,7 @@ def test_items_that_were_changed_since_are_in_the_new_bundle(folder: Path, tmp_p
     assert written.contents.ranker is not None
     ids = written.contents.items.ids
     assert ids.ids.to_list() == [*opened.contents.items.ids.ids.unique(maintain_order=True)]
+    assert written.contents.offered is not None
     assert not written.contents.offered[ids.rows_of([9])[0]]
     answers = [each.recommend(3, k=60) for each in (written, found.retriever)]
     assert answers[0].item_ids == answers[1].item_ids
@@ -194,10 +196,11 @@ def test_figures_of_a_second_stage_that_was_replaced_are_left_out(
     assert "with ranking" not in contents.card
     assert contents.card.count("The second stage changes NDCG@10 by +") == 1
     told = metrics["second_stage"]["difference"][0]
-    for language, said in (
-        ("en", "changes NDCG@10 by +"),
-        ("zh", "在它没有学过的查询上，NDCG@10 变化 +"),
-    ):
+    sentences: dict[Language, str] = {
+        "en": "changes NDCG@10 by +",
+        "zh": "在它没有学过的查询上，NDCG@10 变化 +",
+    }
+    for language, said in sentences.items():
         page = tmp_path / f"{language}.html"
         write_report(tmp_path / "new", page, language=language)
         assert f"{said}{told:.3f}" in page.read_text(encoding="utf-8")

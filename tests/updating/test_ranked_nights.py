@@ -39,7 +39,7 @@ def tables() -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
 @pytest.mark.parametrize("with_words", [False, True])
 def test_a_night_checks_what_the_bundle_answers(with_words: bool, one_thread: None) -> None:
     events, items, queries = tables()
-    sides = {"items": items, "queries": queries} if with_words else {}
+    sides: dict[str, Any] = {"items": items, "queries": queries} if with_words else {}
     hours = events.partition_by("timestamp", maintain_order=True)
     before = pl.concat(hours[:-2]).sort("user", maintain_order=True)
     bundle = train(before, config=QUICK, baselines=["popularity"], progress=None, **sides)
@@ -49,5 +49,7 @@ def test_a_night_checks_what_the_bundle_answers(with_words: bool, one_thread: No
     asked = evaluate_bundle(one, test=hours[-1], baselines=[])
     two = update(one, hours[-1], progress=None, force=True)
     assert two.figures["yesterday"]["ndcg@10"] == pytest.approx(asked["ranked"]["ndcg@10"])
-    counts = [each.contents.ranker.memory.counts.sum() for each in (one, two)]
-    assert counts == [len(before) + NUM_QUERIES, len(before) + 2 * NUM_QUERIES]
+    for night, found in enumerate((one, two), 1):
+        assert found.contents.ranker is not None
+        counts = found.contents.ranker.memory.counts
+        assert counts.sum() == len(before) + night * NUM_QUERIES

@@ -182,7 +182,7 @@ def _are_new(contents: Contents, dataset: Dataset) -> Bools:
         pl.concat([each.select(by) for each in held]).unique().with_columns(is_held=pl.lit(True))
     )
     found = asked.select(by).join(known, on=by, how="left", maintain_order="left")["is_held"]
-    return is_asked & found.is_null().to_numpy()
+    return np.asarray(is_asked & found.is_null().to_numpy())
 
 
 def _fitted(retriever: Retriever, dataset: Dataset, config: Config) -> Any:
