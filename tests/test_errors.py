@@ -11,10 +11,12 @@ SOURCE = Path(str(twotower.__file__)).parent
 CONTENT = {
     "data/tables.py",
     "features/architecture.py",
+    "second_stage/trees.py",
     "serving/bundle.py",
     "serving/content_checks.py",
     "serving/feature_files.py",
     "serving/manifest.py",
+    "serving/ranker_files.py",
     "serving/storage.py",
 }
 

@@ -328,22 +328,12 @@ def test_impressions_of_events_worked_by_hand() -> None:
     seed=st.integers(0, 99),
     cap=st.integers(1, 9),
     negatives=st.booleans(),
-    on_disk=st.booleans(),
 )
 def test_each_event_comes_with_what_was_shown_beside_it(
-    rows: list[Row],
-    seed: int,
-    cap: int,
-    negatives: bool,
-    on_disk: bool,
-    tmp_path_factory: pytest.TempPathFactory,
+    rows: list[Row], seed: int, cap: int, negatives: bool
 ) -> None:
     counts = np.random.default_rng(seed).integers(0, 8, len(rows)).tolist()
     events = showing(rows, counts)
-    if on_disk:
-        folder = tmp_path_factory.mktemp("shown") / "events"
-        save_events(events, folder)
-        events = open_events(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batches_module, "MAX_IMPRESSIONS", cap)
         for batch in made(events, batch_size=7, negatives=negatives, seed=seed).epoch(0):
@@ -498,23 +488,6 @@ def test_events_come_back_from_disk_without_being_read(tmp_path: Path, labelled:
             assert other.tolist() == column.tolist()
             with pytest.raises(ValueError, match="read-only"):
                 other[0] = 1
-
-
-@pytest.mark.parametrize("counts", [[2, 0, 1], [0, 0, 0]])
-def test_impressions_come_back_from_disk_without_being_read(
-    tmp_path: Path, counts: list[int]
-) -> None:
-    events = showing([(2, 3, 1), (2, 4, 0), (4, 2, 1)], counts)
-    save_events(events, tmp_path / "events")
-    opened = open_events(tmp_path / "events")
-    assert events.impressions is not None
-    assert opened.impressions is not None
-    for name in ("offsets", "item_rows"):
-        column, other = getattr(events.impressions, name), getattr(opened.impressions, name)
-        assert isinstance(other, np.memmap)
-        assert other.dtype == column.dtype
-        assert other.tolist() == column.tolist()
-    assert opened.item_rows.tolist() == events.item_rows.tolist()
 
 
 def test_mapped_events_give_the_same_histories_as_those_in_memory(tmp_path: Path) -> None:

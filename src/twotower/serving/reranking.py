@@ -1,7 +1,7 @@
 """Answers from an index, put in order by a second stage and by rules: applies both to a bundle."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,14 +46,12 @@ class Reranker:
     Args:
         contents: What the bundle holds. Assign the new contents here when the catalogue changes; the cached
             values of old rows are kept.
-        features_of_items: Returns the features of the items now, by which a second stage ranks.
+        item_features: Features of the items, by which a second stage ranks. Assign the new ones here, too.
     """
 
-    def __init__(
-        self, contents: Contents, features_of_items: Callable[[], Mapping[str, torch.Tensor]]
-    ) -> None:
+    def __init__(self, contents: Contents, item_features: Mapping[str, torch.Tensor]) -> None:
         self.contents = contents
-        self.features_of_items = features_of_items
+        self.item_features = item_features
         self._values: dict[str, ColumnValues] = {}
         self.moments = Moments(contents.item_vectors.shape[1])
 
@@ -124,7 +122,7 @@ class Reranker:
         """
         ids = self.contents.items.ids
         first = ids.first_rows if isinstance(ids, LiveIds) else None
-        return Catalogue(vectors, self.features_of_items(), first)
+        return Catalogue(vectors, self.item_features, first)
 
     def _values_of(self, column: str) -> ColumnValues:
         items = self.contents.items

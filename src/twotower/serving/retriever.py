@@ -92,7 +92,7 @@ class Retriever(Recommender):
         self.queries = Queries(contents, self.device)
         self._texts = Texts(contents)
         self._allowed = Allowed(contents)
-        self._reranker = Reranker(contents, lambda: self.encoding.item_features)
+        self._reranker = Reranker(contents, self.encoding.item_features)
         vectors = loading.with_reserved_rows(contents.item_vectors).to(self.device)
         self.index = LiveIndex(vectors, contents.lists)
         self._item_features = {
@@ -320,6 +320,7 @@ class Retriever(Recommender):
             self.encoding,
             item_features={name: rows.rows for name, rows in self._item_features.items()},
         )
+        self._reranker.item_features = self.encoding.item_features
         self.index.append(vectors)
         if "_directions" in vars(self):
             self._directions.append(F.normalize(vectors, dim=1))
