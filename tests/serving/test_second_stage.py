@@ -1,4 +1,4 @@
-"""A bundle with a second stage: its answers are the ranking that is measured, whatever is asked of it."""
+"""A bundle with a second stage gives the ranking that is measured, under all options of an answer."""
 
 import json
 import re
@@ -340,7 +340,7 @@ def test_a_bundle_without_one_keeps_its_older_format(
 def test_many_queries_are_ranked_a_few_at_a_time(
     retriever: Retriever, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However few items are asked for, each query has all its candidates."""
+    """Each query has all its candidates, even for an answer of few items."""
     sizes: list[int] = []
     whole = Ranker.rescored
 

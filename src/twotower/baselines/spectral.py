@@ -258,23 +258,31 @@ class Spectral:
         """The power that scales the items of the matrix."""
         return self.spectrum.item_power
 
-    @cached_property
+    @property
     def history_vectors(self) -> Float32s:
         """What each event of an item adds to a query's vector: ``(num_item_rows, width)``."""
         return self.spectrum.history_vectors(self.width, self.place)
 
-    @cached_property
+    @property
     def item_vectors(self) -> Float32s:
         """The vectors of the items: ``(num_item_rows, width)``."""
         return self.spectrum.item_vectors(self.width, self.place, self.popularity_power)
 
+    @cached_property
+    def _unscaled(self) -> Float32s:
+        """The vectors that fits of one spectrum share, without a copy at the full width."""
+        return np.ascontiguousarray(self.spectrum.vectors[:, : self.width])
+
     def score(self, cases: Cases) -> torch.Tensor:
         """Return the score of each item row: ``(len(cases), num_item_rows)`` float32."""
-        history = matrices.decayed_histories(
-            cases.histories, len(self.history_vectors), self.half_life
-        )
-        queries = matrices.product(history, self.history_vectors)
-        return torch.from_numpy(queries) @ torch.from_numpy(self.item_vectors).T
+        vectors, degrees = self._unscaled, self.spectrum.degrees
+        history = matrices.decayed_histories(cases.histories, len(vectors), self.half_life)
+        # Events, dimensions and scores are scaled, and not the vectors: of many items these are large.
+        history.data *= _power(degrees, -self.item_power)[history.indices]
+        shares = self.spectrum.shares(self.width, self.place)
+        queries = torch.from_numpy(matrices.product(history, vectors) * shares)
+        scores = queries @ torch.from_numpy(vectors).T
+        return scores.mul_(torch.from_numpy(_power(degrees, self.popularity_power)))
 
 
 def choose_spectral(dataset: Dataset, width: int | None = None) -> Spectral:

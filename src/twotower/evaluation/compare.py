@@ -13,7 +13,7 @@ from twotower.data.dataset import Dataset, Part
 from twotower.data.splits import learnt_too
 from twotower.errors import ArgumentError, DataError
 from twotower.evaluation import intervals
-from twotower.evaluation.evaluate_bundle import dataset_of, ranked_of, scorer_of, served_of
+from twotower.evaluation.evaluate_bundle import base_of, dataset_of, ranked_of
 from twotower.evaluation.figures import KS, MAIN_METRIC
 from twotower.evaluation.intervals import Interval
 from twotower.evaluation.metrics import metric_name
@@ -143,7 +143,7 @@ def compare_runs(bundles: Sequence[Bundle], *, names: Sequence[str] | None = Non
     found = {}
     for run, retriever in runs.items():
         dataset, order = datasets[run], orders[run]
-        base = served_of(retriever, dataset) or scorer_of(retriever, dataset)
+        base = base_of(retriever, dataset)
         scorer = ranked_of(retriever, dataset, base) or base
         own = evaluate_on(dataset, scorer, dataset.cases(Part.TEST), KS)
         # In the order of the first run's queries, and with its item rows.

@@ -185,6 +185,11 @@ def with_words(contents: Contents, model: ModelScorer, dataset: Dataset) -> Serv
     return Served(model, bm25, float(told["share"]), {})
 
 
+def base_of(retriever: Retriever, dataset: Dataset) -> ModelScorer | Served:
+    """Return the model of a bundle, with its share of BM25 where it has one."""
+    return served_of(retriever, dataset) or scorer_of(retriever, dataset)
+
+
 def ranked_of(retriever: Retriever, dataset: Dataset, base: ModelScorer | Served) -> Ranked | None:
     """Return a scorer of a bundle with its second stage behind it; None if the bundle has none."""
     ranker, ids = retriever.contents.ranker, retriever.contents.items.ids

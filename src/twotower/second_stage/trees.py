@@ -91,7 +91,7 @@ def _check_splits(splits: dict[str, list[int]], num_leaves: int, num_inputs: int
         for name in ("left_child", "right_child")
         for node, child in enumerate(splits[name])
     )
-    # Bit 0 is a split by categories, bits 2 and 3 say what stands for a missing number.
+    # Bit 0 marks a split by categories; bits 2 and 3 say which value means missing.
     is_number = all(0 <= each < 16 and not each & 1 for each in splits["decision_type"])
     if not (is_known and is_rising and is_number):
         raise ValueError(

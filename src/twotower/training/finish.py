@@ -175,7 +175,9 @@ def _kept(ranked: Ranked | None, dataset: Dataset, learnt: Learnt | None) -> Ran
     """Return the second stage that the bundle holds: it remembers all that the bundle knows."""
     if ranked is None or not ranked.ranker.is_kept:
         return None
-    return remembering(ranked.ranker, dataset, *KNOWN, *([Part.TEST] if learnt == "all" else []))
+    return (
+        remembering(ranked.ranker, dataset, *KNOWN, Part.TEST) if learnt == "all" else ranked.ranker
+    )
 
 
 def _phases(teller: Callback, view: str | None) -> Callable[[str], None]:

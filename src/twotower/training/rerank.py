@@ -14,11 +14,12 @@ from twotower.config import Config, RerankConfig
 from twotower.data.dataset import KNOWN, Dataset, Part
 from twotower.data.tables import Table
 from twotower.errors import BundleError, DataError
-from twotower.evaluation.evaluate_bundle import dataset_of, scorer_of, served_of
+from twotower.evaluation.evaluate_bundle import base_of, dataset_of
 from twotower.evaluation.figures import without_second_stage
 from twotower.evaluation.refit_notes import learnt_of
 from twotower.evaluation.screen import second_stage_note
 from twotower.features.transforms import Sides
+from twotower.second_stage.ranker import Ranker
 from twotower.serving.bundle import Contents, check_successor, write_bundle
 from twotower.serving.live_items import LiveIds, as_written
 from twotower.serving.retriever import Bundle, Retriever
@@ -185,10 +186,14 @@ def _are_new(contents: Contents, dataset: Dataset) -> Bools:
     return np.asarray(is_asked & found.is_null().to_numpy())
 
 
-def _fitted(retriever: Retriever, dataset: Dataset, config: Config) -> Any:
+def _fitted(retriever: Retriever, dataset: Dataset, config: Config) -> Ranker:
+    """Return the second stage that the validation part of a data set teaches.
+
+    Raises:
+        DataError: It holds too few queries.
+    """
     contents = retriever.contents
-    model = scorer_of(retriever, dataset)
-    base = served_of(retriever, dataset) or model
+    base = base_of(retriever, dataset)
     events = None if contents.events is None else contents.events.transforms
     sides = Sides(query=contents.queries.transforms, item=contents.items.transforms, event=events)
     found, said = with_second_stage(base, dataset, sides, config)

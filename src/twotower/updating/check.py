@@ -18,7 +18,7 @@ from twotower.arrays import Floats
 from twotower.baselines.popularity import Popularity
 from twotower.baselines.validation import thinned
 from twotower.data.dataset import Cases, Dataset, Part
-from twotower.evaluation.evaluate_bundle import dataset_of, ranked_of, scorer_of, served_of
+from twotower.evaluation.evaluate_bundle import base_of, dataset_of, ranked_of, scorer_of
 from twotower.evaluation.figures import MAIN_METRIC
 from twotower.evaluation.intervals import Interval, difference_intervals, mean_intervals
 from twotower.evaluation.metrics import metric_name
@@ -205,7 +205,7 @@ def usual_of(retriever: Retriever) -> Lead | None:
     cases = thinned(dataset.cases(Part.TEST), MOST_QUERIES)
     scorer: Scorer = scorer_of(retriever, dataset)
     if contents.ranker is not None:
-        base = served_of(retriever, dataset) or scorer_of(retriever, dataset)
+        base = base_of(retriever, dataset)
         scorer = ranked_of(retriever, dataset, base) or base
     lead = lead_of(measured(scorer, dataset, cases.by_target()))
     return None if lead is None else Lead(lead.value, float(len(cases)))
