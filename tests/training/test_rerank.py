@@ -1,6 +1,7 @@
 """A second stage is added to a bundle that exists: in Python and from the command line."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from sandbox import run_command
 from twotower import Retriever, evaluate_bundle, rerank, train, write_report
 from twotower.doctor.findings import Language
 from twotower.errors import BundleError, ConfigError, DataError
+from twotower.serving.server.journal import Journal
 
 NUM_ITEMS, NUM_QUERIES, LENGTH = 60, 300, 11
 QUICK: dict[str, Any] = {
@@ -226,3 +228,17 @@ def test_other_cut_offs_are_told_without_the_main_one(folder: Path, ranked: Path
     value, low, high = evaluate_bundle(ranked, [5], baselines=[])["differences"]["model"]["ndcg@5"]
     assert f"The second stage changes NDCG@5 by {value:+.4f} ({low:+.4f} to {high:+.4f})." in said
     assert "best order of its" not in said  # which is a figure of another cut-off
+
+
+def test_items_of_a_live_catalogue_are_in_the_new_bundle(folder: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(folder / "model", tmp_path / "model")
+    journal = Journal(tmp_path / "model.journal")
+    journal.append([{"column": "item", "put": [{"item": 900}]}, {"delete": [3]}])
+    journal.close()
+    found = rerank(path, out=tmp_path / "ranked", progress=None)
+    assert found.path == tmp_path / "ranked"
+    opened = Retriever.open(tmp_path / "ranked")
+    assert opened.contents.items.ids.ids.to_list()[-1] == 900
+    assert 3 not in opened.recommend(5, k=NUM_ITEMS, exclude_seen=False).item_ids
+    with pytest.raises(BundleError, match="journal must be what a server has written"):
+        rerank(path, journal=tmp_path / "none")

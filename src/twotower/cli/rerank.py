@@ -14,6 +14,7 @@ def command(
     interactions: Path | None = None,
     out: Path,
     candidates: int = 100,
+    journal: Path | None = None,
     force: bool = False,
     json: bool = False,
 ) -> None:
@@ -29,6 +30,7 @@ def command(
         interactions: Table of later events; by default the validation events of the bundle.
         out: Folder of the new bundle.
         candidates: How many of the best items the trees put in order.
+        journal: File of a server's changes; BUNDLE.journal, if it is there.
         force: Write the bundle even if the second stage does not help.
         json: Print the figures of the second stage as JSON.
     """
@@ -42,6 +44,7 @@ def command(
         interactions,
         out=out,
         candidates=candidates,
+        journal=journal,
         force=force,
         progress=ProgressBar(screen),
     )

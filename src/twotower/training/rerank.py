@@ -21,6 +21,7 @@ from twotower.evaluation.screen import second_stage_note
 from twotower.features.transforms import Sides
 from twotower.second_stage.ranker import Ranker
 from twotower.serving.bundle import Contents, check_successor, write_bundle
+from twotower.serving.journaled import opened
 from twotower.serving.live_items import LiveIds, as_written
 from twotower.serving.retriever import Bundle, Retriever
 from twotower.training.bundle_contents import model_card
@@ -66,6 +67,7 @@ def rerank(
     *,
     out: str | Path | None = None,
     candidates: int = RerankConfig().candidates,
+    journal: str | Path | None = None,
     force: bool = False,
     progress: Callback | Literal["auto", "bar"] | None = "auto",
 ) -> Reranked:
@@ -83,6 +85,8 @@ def rerank(
             events of the bundle.
         out: Where to write the new bundle; None keeps it in memory.
         candidates: How many of the best items the trees put in order, at least 2.
+        journal: File of the changes that a server has written; None is ``BUNDLE.journal``, if it is there.
+            The new bundle holds items that were added live, and does not offer those that were deleted.
         force: Whether to write a second stage that does not help on the held-out events, too.
         progress: As ``train`` takes it.
 
@@ -92,11 +96,12 @@ def rerank(
         ConfigError: ``candidates`` is out of its range.
         DataError: The table cannot be used or holds no new event, or too few queries have a relevant
             candidate.
-        MissingExtraError: LightGBM is not installed.
+        JournalError: The journal cannot be read.
+        MissingExtraError: LightGBM is not installed; or the extra ``serve``, which reads a journal.
     """
     chosen = RerankConfig(use="on", candidates=candidates)
     target = check_successor(bundle, out)
-    retriever = _settled(Retriever.of(bundle))
+    retriever = _settled(opened(bundle, journal)[0])
     contents = retriever.contents
     config = replace(contents.config, rerank=chosen)
     check_second_stage(config)

@@ -14,6 +14,7 @@ from twotower.evaluation.evaluate_bundle import with_words
 from twotower.evaluation.ranking import Scorer
 from twotower.evaluation.scorers import ModelScorer, Ranked
 from twotower.serving.bundle import Contents, check_successor, write_bundle
+from twotower.serving.journaled import opened
 from twotower.serving.manifest import MANIFEST
 from twotower.serving.retriever import Bundle, Retriever
 from twotower.training.callbacks import Callback
@@ -24,7 +25,6 @@ from twotower.training.second_stage import remembering
 from twotower.updating.check import Check, checked, measured, usual_of
 from twotower.updating.contents import counts_of, update_popularity, updated_contents
 from twotower.updating.expiry import check_days
-from twotower.updating.live import opened
 from twotower.updating.model import grown_encoding, predict_closed_form
 from twotower.updating.night import Night, night_of
 from twotower.updating.refusals import check_bundle
