@@ -36,7 +36,7 @@ from common import cached, digest_of, report
 from twotower.config import Config
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.data.sources.movielens import fetch
-from twotower.data.sources.synthetic import World, WorldConfig
+from twotower.data.sources.synthetic import World, WorldConfig, births
 from twotower.evaluation.evaluate_bundle import scorer_of
 from twotower.evaluation.ranking import Scorer, evaluate
 from twotower.evaluation.scorers import ModelScorer
@@ -110,10 +110,8 @@ def days_of(name: str) -> Days:
     events = events.sort("timestamp", maintain_order=True)
     size = int(len(events) * SHARE)
     periods = np.maximum((np.arange(len(events)) - len(events)) // size + NIGHTS + 2, 0)
-    seen = np.zeros(len(items), np.int64)
     if name == WORLD:
-        born = rng.permutation(len(items))[: int(BORN * len(items))]
-        seen[born] = rng.integers(1, NIGHTS + 1, len(born))
+        seen = births(len(items), BORN, NIGHTS, rng)
     else:
         first = (
             events.select(pl.col(item), night=pl.Series(periods))

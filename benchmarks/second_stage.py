@@ -1,11 +1,15 @@
 """What a second stage gives behind the default, on public sets: its ceiling, and what it loses by a leak.
 
-    python benchmarks/second_stage.py [beauty movielens-1m ...] [--seeds 0,1] [--json]
+    python benchmarks/second_stage.py [beauty movielens-1m-cut ...] [--seeds 0,1] [--json]
 
 Nothing is set but the data set's protocol, the seed and one thread. ``rerank.use`` is ``on``, so that the
 second stage is measured where ``auto`` leaves it out, too. The test is ranked over the whole catalogue;
 differences are paired by query, with their 95 % intervals. "With a leak" are trees that learnt the last
 training event of each query, among candidates of the same model: it knows these events by heart.
+
+``NAME-cut`` is NAME split at two moments, as in ``temporal.py``: the test asks for all that follows the
+later one. ``trending-world`` is split in the same way: a synthetic world whose items rise and fall, and
+where new ones appear each day.
 
 A finished training is kept under ``benchmarks/out``.
 """
@@ -19,23 +23,27 @@ from typing import Any
 import numpy as np
 import torch
 
+import strong_baselines
+import temporal
 from common import cached, default_of, report
-from strong_baselines import task
+from temporal import TRENDING
 from twotower.config import Config
 from twotower.data.dataset import KNOWN, Dataset, Part
 from twotower.evaluation.intervals import difference_intervals
 from twotower.evaluation.ranking import Evaluation, Scorer, evaluate_on
 from twotower.features.transforms import Sides
 from twotower.training.second_stage import remembering, with_second_stage
+from twotower.training.task import Task
 
-NAMES = ("movielens-1m", "beauty", "book-crossing", "tmall")
+CUT = "-cut"
+NAMES = ("movielens-1m", "beauty", "book-crossing", "tmall", f"movielens-1m{CUT}", TRENDING)
 MAIN = "ndcg@10"
 
 
 def run(name: str, seed: int) -> dict[str, Any]:
     """Return the test of the default alone, with a second stage, and with one that learnt a leak."""
     torch.set_num_threads(1)
-    found = task(name)
+    found = task_of(name)
     settings = [f"training.seed={seed}", "training.threads=1", "rerank.use=on"]
     config = found.config.with_settings(settings)
     started = time.process_time()
@@ -62,6 +70,13 @@ def run(name: str, seed: int) -> dict[str, Any]:
         "fit_seconds": fit_seconds,
         "queries": len(alone.cases),
     }
+
+
+def task_of(name: str) -> Task:
+    """Return a data set, split in time where its name says so."""
+    if name == TRENDING or name.endswith(CUT):
+        return temporal.task(name.removesuffix(CUT))
+    return strong_baselines.task(name)
 
 
 def tested(dataset: Dataset, scorer: Scorer) -> Evaluation:

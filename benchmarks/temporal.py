@@ -37,7 +37,12 @@ from twotower.evaluation.known_events import EVENTS, CutShort
 from twotower.evaluation.ranking import Scorer, evaluate_on
 from twotower.training.task import Task
 
-WORLD = "synthetic-world"
+WORLD, TRENDING = "synthetic-world", "trending-world"
+WORLDS = {
+    WORLD: WorldConfig(num_queries=4_000),
+    TRENDING: WorldConfig(num_queries=4_000, trend_scale=1.0, born_share=0.5),
+}
+"""In the second one, popularity moves by a factor of e, and about seven items appear each day."""
 NAMES = ("movielens-100k", "movielens-1m", "ml-latest-small", WORLD)
 BASELINES = ("popularity", "recent_popularity", "item_knn", "ease", "spectral")
 METRIC = "ndcg@10"
@@ -49,8 +54,8 @@ DEFAULT, UNIFORM = "default", "uniform negatives"
 @cache
 def task(name: str) -> Task:
     """Return a data set, split in time."""
-    if name == WORLD:
-        tables = World(WorldConfig(num_queries=4_000)).generate()
+    if name in WORLDS:
+        tables = World(WORLDS[name]).generate()
         data = PublicSet(tables.interactions, tables.items, tables.queries)
     else:
         data = public_sets.read(name)
@@ -179,7 +184,9 @@ def less(difference: tuple[float, float, float] | None) -> str:
 def main() -> None:
     """Train what is missing, and print."""
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=NAMES, help=f"of {', '.join(NAMES)}")
+    parser.add_argument(
+        "names", nargs="*", default=NAMES, help=f"of {', '.join([*NAMES, TRENDING])}"
+    )
     parser.add_argument("--seeds", default="0,1", help="training seeds")
     parser.add_argument("--methods", default=f"{DEFAULT},{UNIFORM}", help="of ours")
     parser.add_argument("--threads", type=int, default=1, help="of the training")

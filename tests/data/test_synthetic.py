@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from synthetic_optimum import Estimate, Oracle, optimum, optimum_hits
-from twotower.data.sources.synthetic import SyntheticTables, World, WorldConfig, open_clusters
+from twotower.data.sources.synthetic import (
+    DAY,
+    WORLD_BEGINS,
+    SyntheticTables,
+    World,
+    WorldConfig,
+    open_clusters,
+)
 from twotower.errors import ConfigError
 
 TINY = WorldConfig(
@@ -315,6 +322,63 @@ def test_features_do_not_move_events() -> None:
     assert not plain.queries.equals(told.queries)
 
 
+def test_items_rise_and_fall_by_the_weights_of_the_day() -> None:
+    """Chi-square of the first two items of each query, by month; without the trends it fails."""
+    config = WorldConfig(
+        num_items=4, num_clusters=1, num_personas=1, num_queries=40_000, events_per_query=2
+    )
+    world = World(replace(config, trend_scale=1.0))
+    items = world.generate().interactions["item_id"].to_numpy().reshape(-1, 2) - 1
+    times = world.generate().interactions["timestamp"].to_numpy().reshape(-1, 2)
+    days = (times - WORLD_BEGINS) // DAY
+    seen = np.zeros((13, 4, 4))
+    np.add.at(seen, (days[:, 0] // 30, items[:, 0], items[:, 1]), 1)
+    is_pair = ~np.eye(4, dtype=np.bool_)
+    assert not seen[:, ~is_pair].any()
+
+    def statistic(daily: Any) -> float:
+        first, second = (daily[np.minimum(day, len(daily) - 1)] for day in days.T)
+        left = second.sum(axis=1, keepdims=True) - second
+        shares = first / first.sum(axis=1, keepdims=True) / left
+        expected = np.zeros_like(seen)
+        np.add.at(expected, days[:, 0] // 30, shares[:, :, None] * second[:, None])
+        return float(((seen - expected)[:, is_pair] ** 2 / expected[:, is_pair]).sum())
+
+    most = chi2.ppf(0.999, 13 * 11)
+    assert statistic(world.daily_weights()) < most < statistic(world.item_weights[None]) / 10
+
+
+def test_trends_have_the_stated_deviation_and_half_life() -> None:
+    world = World(replace(SMALL, trend_scale=0.5))
+    trends = np.log(world.daily_weights() / world.item_weights)
+    assert len(trends) == world.config.num_days >= 365
+    assert trends.std() == pytest.approx(0.5, rel=0.05)
+    assert np.mean(trends[30:] * trends[:-30]) == pytest.approx(0.5 * 0.5**2, rel=0.2)
+    assert World(SMALL).daily_weights().tolist() == [world.item_weights.tolist()]
+
+
+def test_every_item_is_there_with_trends_where_queries_see_all() -> None:
+    config = replace(TINY, num_items=6, num_clusters=2, zipf_exponent=7.0, trend_scale=2.0)
+    items = World(config).generate().interactions["item_id"].to_numpy().reshape(-1, 6)
+    assert (np.sort(items) == np.arange(1, 7)).all()
+
+
+def test_new_items_appear_every_day_and_have_no_earlier_event() -> None:
+    plain, world = World(SMALL).generate(), World(replace(SMALL, born_share=0.4))
+    tables = world.generate()
+    born = world.item_births[world.item_births > 0]
+    assert len(born) == 120
+    assert born.max() <= 365
+    assert np.bincount(born // 73, minlength=5).min() >= 12  # in each fifth of the year
+    events = plain.interactions
+    days = (events["timestamp"].to_numpy() - WORLD_BEGINS) // DAY
+    is_there = days >= world.item_births[events["item_id"].to_numpy() - 1]
+    assert tables.interactions.equals(events.filter(pl.Series(is_there)))
+    assert 0.6 < is_there.mean() < 0.95
+    assert tables.items.equals(plain.items)
+    assert not World(SMALL).item_births.any()
+
+
 def test_drawn_queries_are_a_part_of_all() -> None:
     world = World(TINY)
     tables = world.generate()
@@ -387,6 +451,12 @@ def test_every_world_keeps_its_rules(config: WorldConfig) -> None:
         ({"persona_scale": math.nan}, r"persona_scale must be in 0\.\.10, got nan"),
         ({"item_feature_reveal": 1.5}, r"item_feature_reveal must be in 0\.\.1, got 1\.5"),
         ({"query_feature_reveal": -1.0}, r"query_feature_reveal must be in 0\.\.1, got -1"),
+        ({"trend_scale": -1.0}, r"trend_scale must be in 0\.\.10, got -1"),
+        ({"born_share": 1.1}, r"born_share must be in 0\.\.1, got 1\.1"),
+        (
+            {"num_items": 1_000_000, "trend_scale": 1.0},
+            r"days \* num_items must be at most 100000000 with trends, got 367000000; lower num_items",
+        ),
         ({"seed": -1}, "seed must be at least 0, got -1"),
         (
             {"num_items": 10_000, "num_clusters": 10_000},

@@ -12,6 +12,12 @@
   renormalises the softmax over the open clusters. Times do not depend on the persona.
 - Features tell a part of the truth: ``category`` of an item equals its cluster, ``segment`` of a
   query its persona, each with the stated probability; it is any of the others otherwise.
+- With trends, the log of an item's weight moves from day to day, by ``trend_scale`` times a
+  stationary autoregressive process of deviation 1 that forgets half in ``TREND_HALF_LIFE`` days.
+- With new items, a share of them appears during the year, each on a day of its own. An event that
+  draws an item before its day is left out.
+
+Trends and new items are off by default.
 
 The defaults are the standard world of our benchmarks.
 """
@@ -63,22 +69,23 @@ class EventSampler:
         num_slots = num_clusters * self._width
         self._rows = np.zeros(num_slots, np.int32)
         self._rows[slots] = rows
-        self._weights = np.zeros(num_slots)
-        self._weights[slots] = world.item_weights[rows]
+        weights = world.daily_weights()
+        self._weights = np.zeros((len(weights), num_slots))
+        self._weights[:, slots] = weights[:, rows]
         # One line a persona and last cluster.
         self._next_clusters = world.cluster_probs.reshape(-1, num_clusters)
         self._cluster_cdf = _stacked_cdf(self._next_clusters)
         self._item_cdf = _stacked_cdf(self._weights.reshape(-1, self._width))
 
-    def draw(self, personas: Rows, num_events: int, rng: np.random.Generator) -> Rows:
+    def draw(self, personas: Rows, days: Rows, rng: np.random.Generator) -> Rows:
         """Return the item row of each event: ``(L, n)`` int32, none twice in a column.
 
         Args:
             personas: ``(n,)``.
-            num_events: ``L``.
+            days: ``(L, n)`` int32, the line of ``World.daily_weights`` that holds for each event.
             rng: Where the draws come from.
         """
-        shape = (num_events, len(personas))
+        num_events, _ = shape = days.shape
         slots, clusters = np.empty(shape, np.int32), np.empty(shape, np.int32)
         last = np.full(len(personas), self._num_clusters, np.int32)
         may_close = self._sizes.min() < num_events
@@ -92,17 +99,19 @@ class EventSampler:
                 open_ = open_clusters(clusters[:t, closed].T, self._sizes)
                 last[closed] = _draw_weighted(self._next_clusters[lines[closed]] * open_, rng)
             clusters[t] = last
-            slots[t] = self._draw_items(last, slots[:t], rng)
+            slots[t] = self._draw_items(last, days[t], slots[:t], rng)
         return np.asarray(self._rows[slots])
 
-    def _draw_items(self, clusters: Rows, seen: Rows, rng: np.random.Generator) -> Rows:
+    def _draw_items(self, clusters: Rows, days: Rows, seen: Rows, rng: np.random.Generator) -> Rows:
         """Return a slot of each query's cluster that is not among its ``(t, n)`` ``seen``."""
-        chosen = _search(self._item_cdf, clusters, rng).astype(np.int32)
+        lines = days * np.int32(self._num_clusters) + clusters  # one a day and cluster
+        num_slots = len(self._rows)
+        chosen = (_search(self._item_cdf, lines, rng) % num_slots).astype(np.int32)
         refused = np.flatnonzero((seen == chosen).any(axis=0))
         for _ in range(REDRAWS):
             if not len(refused):
                 return chosen
-            again = _search(self._item_cdf, clusters[refused], rng).astype(np.int32)
+            again = (_search(self._item_cdf, lines[refused], rng) % num_slots).astype(np.int32)
             chosen[refused] = again
             refused = refused[(seen[:, refused] == again).any(axis=0)]
         step = max(1, EXPLICIT_CELLS // self._width)
@@ -113,7 +122,8 @@ class EventSampler:
             allowed = np.ones(slots.shape, np.bool_)
             event, line = np.nonzero(seen[:, part] // self._width == clusters[part])
             allowed[line, seen[event, part[line]] - starts[line]] = False
-            chosen[part] = starts + _draw_weighted(self._weights[slots] * allowed, rng)
+            weights = self._weights[days[part, None], slots] * allowed
+            chosen[part] = starts + _draw_weighted(weights, rng)
         return chosen
 
 
@@ -142,7 +152,8 @@ def _draw_weighted(weights: Floats, rng: np.random.Generator) -> Ints:
 WORLD_BEGINS = 1_577_836_800
 """The moment from which queries may start: 2020-01-01 in seconds since 1970."""
 
-YEAR = 365 * 86_400
+DAY = 86_400
+YEAR = 365 * DAY
 """Queries start within this many seconds of ``WORLD_BEGINS``."""
 
 MEAN_GAP = 6 * 3_600
@@ -151,8 +162,12 @@ MEAN_GAP = 6 * 3_600
 POPULARITY_SCALE = 0.5
 """Standard deviation of the clusters' popularity, a term of the softmax."""
 
+TREND_HALF_LIFE = 30.0
+"""Days after which the trend of an item has forgotten half of what it was."""
+
 TAGS_PER_ITEM = 3
 MAX_CLUSTER_PROBS = 100_000_000
+MAX_DAILY_WEIGHTS = 100_000_000
 BLOCK = 8_192  # queries drawn at once: their histories stay in the processor's cache
 
 
@@ -176,6 +191,9 @@ class WorldConfig(Section):
         persona_scale: How much the persona decides the next cluster; 0..10.
         item_feature_reveal: Probability that an item's ``category`` is its cluster; 0..1.
         query_feature_reveal: Probability that a query's ``segment`` is its persona; 0..1.
+        trend_scale: How much items rise and fall: the standard deviation over time of the log of an
+            item's weight; 0..10, 0 for weights that stay.
+        born_share: Share of the items that appear during the year; 0..1.
         seed: At least 0; a world and its tables depend on nothing else.
 
     Raises:
@@ -192,6 +210,8 @@ class WorldConfig(Section):
     persona_scale: Annotated[float, _SCALE] = 2.0
     item_feature_reveal: Annotated[float, _SHARE] = 0.8
     query_feature_reveal: Annotated[float, _SHARE] = 0.5
+    trend_scale: Annotated[float, _SCALE] = 0.0
+    born_share: Annotated[float, _SHARE] = 0.0
     seed: Annotated[int, Rule("be at least 0", lambda seed: seed >= 0)] = 0
 
     def _contradictions(self) -> Iterator[str]:
@@ -202,6 +222,15 @@ class WorldConfig(Section):
         if cells > MAX_CLUSTER_PROBS:
             rule = f"be at most {MAX_CLUSTER_PROBS}"
             yield f"{problem('num_personas * num_clusters**2', rule, cells)}; lower num_clusters"
+        cells = self.num_days * self.num_items
+        if self.trend_scale and cells > MAX_DAILY_WEIGHTS:
+            rule = f"be at most {MAX_DAILY_WEIGHTS} with trends"
+            yield f"{problem('days * num_items', rule, cells)}; lower num_items"
+
+    @property
+    def num_days(self) -> int:
+        """Days until the last query ends, about; later events count as of the last of them."""
+        return (YEAR + self.events_per_query * MEAN_GAP) // DAY + 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,7 +239,8 @@ class SyntheticTables:
 
     Args:
         interactions: ``query_id``, ``item_id`` (int32) and ``timestamp`` (int64 seconds since
-            1970), sorted by query and time; no time stands twice within a query.
+            1970), sorted by query and time; no time stands twice within a query. With new items,
+            queries have fewer events than ``events_per_query``, and possibly none.
         items: ``item_id``; ``title``, which says that it is synthetic; ``category``, the item's
             cluster or any other; ``signal``, the reveal times a standard normal centre of the
             cluster plus standard normal noise; ``tags``, up to three joined by ``|``, each the
@@ -236,7 +266,10 @@ class World:
         cluster_probs: ``(num_personas, num_clusters + 1, num_clusters)`` float64: probabilities of
             the next cluster, by persona and last cluster; the last line is for the first event.
         item_clusters: ``(num_items,)`` int32.
-        item_weights: ``(num_items,)`` float64, popularity within the cluster, not normalised.
+        item_weights: ``(num_items,)`` float64, popularity within the cluster, not normalised and
+            without trends.
+        item_births: ``(num_items,)`` int64, the day on which each item appears, from 1; 0 for those
+            that are there from the start.
         query_personas: ``(num_queries,)`` int32.
         persona_centres: ``(num_personas,)`` float64, of the queries' ``signal``.
         cluster_centres: ``(num_clusters,)`` float64, of the items' ``signal``.
@@ -265,9 +298,24 @@ class World:
         self.query_personas = self._rng("personas").integers(
             personas, size=config.num_queries, dtype=np.int32
         )
+        self.item_births = births(items, config.born_share, YEAR // DAY, self._rng("births"))
 
     def __repr__(self) -> str:
         return f"World({self.config})"
+
+    def daily_weights(self) -> Floats:
+        """Return the weights of the items on each day: ``(num_days, num_items)``; one line without trends.
+
+        Source: Box and Jenkins, Time Series Analysis, 1970 (the autoregressive process of order 1).
+        """
+        scale, num_items = self.config.trend_scale, self.config.num_items
+        if not scale:
+            return self.item_weights[None]
+        kept = 0.5 ** (1 / TREND_HALF_LIFE)
+        trends = self._rng("trends").standard_normal((self.config.num_days, num_items))
+        for day in range(1, len(trends)):
+            trends[day] = kept * trends[day - 1] + np.sqrt(1 - kept**2) * trends[day]
+        return np.asarray(self.item_weights * np.exp(scale * trends))
 
     def generate(self) -> SyntheticTables:
         """Return the world's tables: the same ones at each call."""
@@ -281,7 +329,9 @@ class World:
             moments = (gaps * MEAN_GAP).astype(np.int64) + 1  # (L, B), rising by at least a second
             moments[0] = WORLD_BEGINS + rng.integers(YEAR, size=block.stop - begin)
             moments = np.cumsum(moments, axis=0)
-            rows = sampler.draw(self.query_personas[block], config.events_per_query, rng)
+            days = (moments - WORLD_BEGINS) // DAY
+            days = np.minimum(days, config.num_days - 1 if config.trend_scale else 0)
+            rows = sampler.draw(self.query_personas[block], days.astype(np.int32), rng)
             times[block], item_ids[block] = moments.T, rows.T + 1
         query_ids = np.arange(1, config.num_queries + 1, dtype=np.int32)
         interactions = pl.DataFrame(
@@ -291,11 +341,14 @@ class World:
                 "timestamp": times.reshape(-1),
             }
         )
+        if config.born_share:
+            is_there = (times - WORLD_BEGINS) // DAY >= self.item_births[item_ids - 1]
+            interactions = interactions.filter(pl.Series(is_there.reshape(-1)))
         return SyntheticTables(interactions, self._items(), self._queries())
 
     def _rng(self, purpose: str) -> np.random.Generator:
         """Return a stream of its own, so that one setting does not move what another draws."""
-        streams = ("parameters", "personas", "events", "items", "queries")
+        streams = ("parameters", "personas", "events", "items", "queries", "births", "trends")
         return np.random.default_rng([self.config.seed, streams.index(purpose)])
 
     def _items(self) -> pl.DataFrame:
@@ -329,6 +382,21 @@ class World:
                 + rng.standard_normal(config.num_queries),
             }
         )
+
+
+def births(num_items: int, share: float, num_steps: int, rng: np.random.Generator) -> Ints:
+    """Return the step in which each item appears: ``(num_items,)``, 0 for those of the start.
+
+    Args:
+        num_items: How many items there are.
+        share: Share of those that appear later; each in any step from 1 to ``num_steps``.
+        num_steps: How many steps follow the start.
+        rng: Where the draws come from.
+    """
+    found = np.zeros(num_items, np.int64)
+    born = rng.permutation(num_items)[: int(share * num_items)]
+    found[born] = rng.integers(1, num_steps + 1, len(born))
+    return found
 
 
 def _blur(truth: Rows, num_values: int, reveal: float, rng: np.random.Generator) -> Ints:
