@@ -117,6 +117,37 @@ def test_a_difference_is_the_mean_of_differences() -> None:
     assert back.as_json() == pytest.approx([-gap.value, -gap.high, -gap.low])
 
 
+def test_weights_count_a_query_more_in_the_mean_and_in_each_resample() -> None:
+    rng = np.random.default_rng(0)
+    ours, theirs, weights = rng.random(9), rng.random(9), rng.choice([0.25, 1.0, 4.0], 9)
+    found = difference_intervals({"a": ours}, {"a": theirs}, weights=weights, resamples=99, seed=4)
+    draws = np.random.default_rng(4)
+    means = []
+    for _ in range(99):
+        drawn = draws.integers(9, size=9)
+        total = sum(weights[query] * (ours[query] - theirs[query]) for query in drawn)
+        means.append(total / sum(weights[query] for query in drawn))
+    value = float(weights @ (ours - theirs) / weights.sum())
+    low, high = np.quantile(means, [0.025, 0.975])
+    assert found["a"].as_json() == pytest.approx([value, low, high])
+
+
+def test_queries_of_no_weight_are_as_if_they_were_not_there() -> None:
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.random(300), rng.random(300)
+    few = np.where(np.arange(300) < 4, 2.0, 0.0)
+    found = difference_intervals({"a": ours}, {"a": theirs}, weights=few)
+    assert found == difference_intervals({"a": ours[:4]}, {"a": theirs[:4]})
+    plain = difference_intervals({"a": ours}, {"a": theirs})
+    for alike in (np.zeros(300), np.full(300, 0.5)):
+        gap = difference_intervals({"a": ours}, {"a": theirs}, weights=alike)
+        assert gap["a"].as_json() == pytest.approx(plain["a"].as_json())
+    # One of twenty counts as much as all others: the bound of those that were not seen is wider.
+    same, heavy = np.zeros(20), np.append(np.ones(19), 19.0)
+    bound = difference_intervals({"a": same}, {"a": same}, weights=heavy)["a"]
+    assert (bound.low, bound.high) == (-1, 1)
+
+
 def test_equal_rankers_may_differ_elsewhere() -> None:
     # Any query might be won or lost by 1, so the bound of 20 queries holds on both sides.
     same = np.random.default_rng(0).random(20)
@@ -185,6 +216,10 @@ def test_errors() -> None:
         difference_intervals(one, {"b": column(1)})
     with pytest.raises(ValueError, match=r"of the same queries, got 1 and 2 for 'a'"):
         difference_intervals(one, two)
+    with pytest.raises(ValueError, match=r"weights must be of the same queries, got 1 for \[2\]"):
+        difference_intervals(two, two, weights=column(1))
+    with pytest.raises(ValueError, match=r"weights must be None with owners"):
+        difference_intervals(two, two, weights=column(1, 1), owners=np.array([0, 1]))
 
 
 def test_values_of_one_query_are_drawn_together() -> None:

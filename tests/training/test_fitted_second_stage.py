@@ -132,3 +132,47 @@ def test_large_tables_are_read_in_parts_and_thinned(
     if cells is not None:
         most = max(trainer.dataset.items.ids.num_rows, 40 * candidates)
         assert max(asked) <= max(1, cells // most)
+
+
+def test_the_choice_counts_queries_by_their_weights(
+    small_world: SyntheticTables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The figures, their interval, and the number of trees."""
+    monkeypatch.setattr(second_stage, "LEAST_CASES", 1)
+    monkeypatch.setitem(second_stage.PARAMETERS, "min_data_in_leaf", 5)
+    trainer = trainer_of(small_world)
+    dataset = trainer.dataset
+    cases = dataset.cases(Part.VALID)
+    num = len(cases)
+    config, rounds = Config.of(using("auto", candidates=20)), second_stage.ROUNDS
+
+    def figures(weights: Any, tried: tuple[int, ...] = rounds) -> Any:
+        monkeypatch.setattr(second_stage, "ROUNDS", tried)
+        monkeypatch.setattr(type(dataset), "cases", lambda *_: replace(cases, weights=weights))
+        found, (said,) = with_second_stage(trainer.scorer(), dataset, trainer.sides, config)
+        assert found is not None
+        without, with_it = found.ranker.figures["valid"]
+        assert f"{without:.4f} without and {with_it:.4f} with it" in said
+        gap = found.ranker.figures["difference"]
+        assert gap[0] == pytest.approx(with_it - without)
+        assert found.ranker.figures["kept"] == (gap[1] > 0)
+        return found.ranker.figures
+
+    alike = figures(None)
+    same = figures(np.full(num, 0.3))
+    for name in ("valid", "difference", "trees"):
+        assert same[name] == pytest.approx(alike[name])
+    assert figures(np.zeros(num)) == alike
+    few = (np.arange(num) % 9 == 0).astype(np.float64)
+    halves = [figures(weights)["valid"][0] for weights in (few, 1 - few)]
+    assert halves[0] != pytest.approx(halves[1])
+    assert alike["valid"][0] == pytest.approx(
+        np.average(halves, weights=[few.sum(), num - few.sum()])
+    )
+    of_few = {tried: figures(few, (tried,))["valid"][1] for tried in rounds}
+    chosen = figures(few)
+    assert chosen["trees"] == max(rounds, key=of_few.__getitem__) != alike["trees"]
+    assert chosen["valid"][1] == max(of_few.values())
+    assert np.diff(chosen["difference"][1:]) > np.diff(
+        alike["difference"][1:]
+    )  # of nine times fewer

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +65,7 @@ def mean_intervals(
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3 (percentile
         interval); Clopper and Pearson, Biometrika 1934 (exact bound where nothing was counted).
     """
-    return _intervals(values, 0.0, owners, resamples, seed)
+    return _intervals(values, 0.0, owners, None, resamples, seed)
 
 
 def difference_intervals(
@@ -72,6 +73,7 @@ def difference_intervals(
     theirs: Mapping[str, Floats],
     *,
     owners: npt.NDArray[np.integer] | None = None,
+    weights: Floats | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Interval]:
@@ -81,11 +83,14 @@ def difference_intervals(
         ours: As ``values`` of ``mean_intervals``.
         theirs: The same names, the same queries in the same order.
         owners: See ``mean_intervals``.
+        weights: ``(Q,)`` float64, at least 0, with which means count each query, such as ``Cases.weights``.
+            Without them, or if all are 0, all queries count alike. They must be None with ``owners``.
         resamples: See ``mean_intervals``.
         seed: See ``mean_intervals``.
 
     Raises:
-        ValueError: The names differ, or as ``mean_intervals``.
+        ValueError: The names differ, weights are of other queries or beside owners, or as
+            ``mean_intervals``.
 
     Source: Sakai, SIGIR 2006, section 3 (the bootstrap, paired by query).
     """
@@ -100,7 +105,20 @@ def difference_intervals(
                 f"{len(values)} and {len(theirs[name])} for {name!r}."
             )
     pairs = {name: values - theirs[name] for name, values in ours.items()}
-    return _intervals(pairs, -1.0, owners, resamples, seed)
+    if weights is not None:
+        if owners is not None:
+            raise ArgumentError("weights must be None with owners; pass one of them.")
+        if any(len(values) != len(weights) for values in pairs.values()):
+            lengths = sorted({len(values) for values in pairs.values()})
+            raise ArgumentError(
+                f"weights must be of the same queries, got {len(weights)} for {lengths}."
+            )
+        counts = weights > 0
+        # The others change no mean, and a resample of them alone would have none.
+        weights = weights[counts] if counts.any() else None
+        if weights is not None:
+            pairs = {name: values[counts] for name, values in pairs.items()}
+    return _intervals(pairs, -1.0, owners, weights, resamples, seed)
 
 
 def verdict(name: str, metric: str, difference: Interval) -> str:
@@ -143,10 +161,11 @@ def _intervals(
     values: Mapping[str, Floats],
     least: float,
     owners: npt.NDArray[np.integer] | None,
+    weights: Floats | None,
     resamples: int,
     seed: int,
 ) -> dict[str, Interval]:
-    """Return the intervals of means of values within ``least`` and 1."""
+    """Return the intervals of means of values within ``least`` and 1, by weights above 0."""
     check_least(2, resamples=resamples)
     lengths = {len(column) for column in values.values()}
     if len(lengths) > 1:
@@ -158,8 +177,10 @@ def _intervals(
     if not lengths.pop():
         raise ArgumentError("values must hold at least one query, got 0.")
     table = np.stack(list(values.values()), axis=1)  # (Q, M)
-    counts = None
-    if owners is not None:
+    counts: npt.NDArray[Any] | None = weights
+    if weights is not None:
+        table = table * weights[:, None]
+    elif owners is not None:
         _, place, counts = np.unique(owners, return_inverse=True, return_counts=True)
         sums = np.zeros((len(counts), table.shape[1]))
         np.add.at(sums, place, table)
@@ -168,23 +189,23 @@ def _intervals(
     tail = (1 - LEVEL) / 2
     ends = np.quantile(_resampled(table, counts, resamples, seed), (tail, 1 - tail), axis=0)
     unseen = 1 - tail ** (1 / num_queries)
+    if weights is not None:  # the queries with another value may be those that count most
+        unseen = min(1.0, unseen * float(weights.max() / weights.mean()))
     result = {}
     for (name, column), (low, high) in zip(values.items(), ends.T, strict=True):
-        mean = column.mean()
+        mean = np.average(column, weights=weights)
         if np.ptp(column) == 0:
             low, high = mean - unseen * (mean - least), mean + unseen * (1 - mean)
         result[name] = Interval(float(mean), float(low), float(high))
     return result
 
 
-def _resampled(
-    table: Floats, counts: npt.NDArray[np.integer] | None, resamples: int, seed: int
-) -> Floats:
+def _resampled(table: Floats, counts: npt.NDArray[Any] | None, resamples: int, seed: int) -> Floats:
     """Return the means of each resample: ``(resamples, M)``.
 
     Args:
-        table: ``(Q, M)`` the sum of each query's values.
-        counts: ``(Q,)`` how many they are; None is one each.
+        table: ``(Q, M)`` the sum of each query's values, by their weights.
+        counts: ``(Q,)`` the sum of these weights, or how many values there are; None is 1 each.
         resamples: How many.
         seed: Of the draws.
     """

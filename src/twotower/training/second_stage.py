@@ -65,12 +65,14 @@ class _Examples:
         is_relevant: ``(n, N)`` bool.
         is_there: ``(n, N)`` bool, whether there is a candidate.
         ideal: ``(n,)`` relevant items of each query, found or not.
+        weights: ``(n,)`` with which means count each query, see ``Cases``; None counts all alike.
     """
 
     table: Float32s
     is_relevant: Bools
     is_there: Bools
     ideal: npt.NDArray[np.int64]
+    weights: Floats | None
 
     @property
     def is_learnt(self) -> Bools:
@@ -89,6 +91,10 @@ class _Examples:
         order = np.argsort(-values, axis=1, kind="stable")
         hits = np.take_along_axis(self.is_relevant[queries], order, axis=1)
         return METRICS["ndcg"].at_k(hits, self.ideal[queries], _K)
+
+    def mean(self, quality: Floats) -> float:
+        """Return the mean over all queries, by their weights."""
+        return float(np.average(quality, weights=self.weights))
 
 
 def check_second_stage(config: Config, *, private: bool = False) -> None:
@@ -119,6 +125,7 @@ def with_second_stage(
     candidates of its own training queries, an item's score says above all that the pair was learnt. Each
     third is ranked by trees of the other two; the number of trees is that of the best NDCG@10, and the
     second stage is kept if the paired interval of its difference lies above zero, or if it is ``"on"``.
+    Means count each query by its weight, as everywhere on validation.
 
     Args:
         base: The model, or the model with BM25 beside it.
@@ -151,21 +158,23 @@ def with_second_stage(
     everyone = np.arange(len(cases))
     by_model = -np.broadcast_to(np.arange(examples.is_there.shape[1]), examples.is_there.shape)
     before = examples.quality(by_model.astype(np.float32), everyone)
-    gap = difference_intervals({MAIN_METRIC: found}, {MAIN_METRIC: before})[MAIN_METRIC]
+    both = ({MAIN_METRIC: values} for values in (found, before))
+    gap = difference_intervals(*both, weights=examples.weights)[MAIN_METRIC]
     is_kept = config.rerank.use == "on" or gap.low > 0
     trees = _fitted(examples, names, learnt, rounds)
-    figures = {
+    figures: dict[str, Any] = {
         "queries": len(cases),
         "learnt": len(learnt),
         "trees": rounds,
-        "valid": [float(before.mean()), float(found.mean())],
+        "valid": [examples.mean(before), examples.mean(found)],
         "difference": gap.as_json(),
         "kept": bool(is_kept),
     }
     ranker = replace(ranked.ranker, trees=trees, names=tuple(names), figures=figures)
+    without, with_it = figures["valid"]
     said = (
-        f"{metric_name(MAIN_METRIC)} on validation queries that it did not learn: {before.mean():.4f} "
-        f"without and {found.mean():.4f} with it, difference {gap.value:+.4f} ({gap.low:+.4f} to "
+        f"{metric_name(MAIN_METRIC)} on validation queries that it did not learn: {without:.4f} "
+        f"without and {with_it:.4f} with it, difference {gap.value:+.4f} ({gap.low:+.4f} to "
         f"{gap.high:+.4f})"
     )
     use = "on" if is_kept else "off"
@@ -237,6 +246,7 @@ def _examples(ranked: Ranked, cases: Cases) -> tuple[_Examples, list[str]]:
         is_relevant=np.isin(keys, targets) & (item_rows >= FIRST_ROW),
         is_there=item_rows >= FIRST_ROW,
         ideal=np.bincount(targets // num_rows, minlength=len(cases)),
+        weights=None if cases.weights is None or not cases.weights.any() else cases.weights,
     )
     return examples, names
 
@@ -256,7 +266,7 @@ def _held_out(examples: _Examples, names: list[str]) -> tuple[int, Floats]:
         for rounds in ROUNDS:
             values = booster.predict(examples.table[lines], num_iteration=rounds, num_threads=1)
             found[rounds][outside] = examples.quality(values.reshape(-1, depth), outside)
-    best = max(ROUNDS, key=lambda rounds: float(found[rounds].mean()))
+    best = max(ROUNDS, key=lambda rounds: examples.mean(found[rounds]))
     return best, found[best]
 
 
