@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from rings import NUM_ITEMS, QUICK, ring_events
 from trainers import Said
 from twotower import Trained, train
 from twotower.config import Config
@@ -21,35 +22,11 @@ from twotower.training.second_stage import check_second_stage, remembering, with
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
 
-NUM_ITEMS, NUM_QUERIES, LENGTH = 60, 300, 10
-QUICK: dict[str, Any] = {
-    "towers": {"dim": 8, "history": "mean", "query_id": "on", "question_time": "off"},
-    "training": {"epochs": 4, "batch_size": 64, "learning_rate": 0.01, "solver": "gradient"},
-    "loss": {"negatives": "all"},
-    "data": {"repeats": "no"},
-}
+NUM_QUERIES, LENGTH = 300, 10
 
 
-def walks(*, forward: float) -> pl.DataFrame:
-    """Return events: from one item of a ring to the next, by chance to any other that is new."""
-    rng = np.random.default_rng(0)
-    items = np.empty((NUM_QUERIES, LENGTH), np.int64)
-    for walk in items:
-        at, seen = int(rng.integers(NUM_ITEMS)), set()
-        for place in range(LENGTH):
-            seen.add(at)
-            walk[place] = at
-            new = [item for item in range(NUM_ITEMS) if item not in seen]
-            following = (at + 1) % NUM_ITEMS
-            goes_on = rng.random() < forward and following not in seen
-            at = following if goes_on else int(rng.choice(new))
-    return pl.DataFrame(
-        {
-            "user": np.repeat(np.arange(NUM_QUERIES), LENGTH),
-            "item": items.ravel(),
-            "timestamp": np.tile(np.arange(LENGTH) * 3600, NUM_QUERIES),
-        }
-    )
+def walks(*, leaps: float = 0.3) -> pl.DataFrame:
+    return ring_events(NUM_QUERIES, LENGTH, leaps=leaps)
 
 
 def trained(events: pl.DataFrame, **more: Any) -> Trained:
@@ -59,7 +36,7 @@ def trained(events: pl.DataFrame, **more: Any) -> Trained:
 
 @pytest.fixture(scope="module")
 def ring(one_thread: None) -> Trained:
-    return trained(walks(forward=0.7), rerank={"use": "auto"})
+    return trained(walks(), rerank={"use": "auto"})
 
 
 def test_it_is_kept_where_order_says_what_the_towers_do_not(ring: Trained) -> None:
@@ -78,7 +55,7 @@ def test_it_is_kept_where_order_says_what_the_towers_do_not(ring: Trained) -> No
 
 def test_it_is_left_out_where_there_is_nothing_to_learn(one_thread: None) -> None:
     said = Said()
-    found = trained(walks(forward=0.0), rerank={"use": "auto"}, progress=said)
+    found = trained(walks(leaps=1.0), rerank={"use": "auto"}, progress=said)
     told = found.figures["second_stage"]
     assert not told["kept"]
     assert found.contents.ranker is None
@@ -88,7 +65,7 @@ def test_it_is_left_out_where_there_is_nothing_to_learn(one_thread: None) -> Non
 
 
 def test_on_keeps_it_whatever_validation_says(one_thread: None) -> None:
-    found = trained(walks(forward=0.0), rerank={"use": "on", "candidates": 20})
+    found = trained(walks(leaps=1.0), rerank={"use": "on", "candidates": 20})
     assert found.contents.ranker is not None
     assert found.contents.ranker.depth == 20
     told = found.figures["second_stage"]
@@ -98,7 +75,7 @@ def test_on_keeps_it_whatever_validation_says(one_thread: None) -> None:
 
 
 def test_off_is_the_default(ring: Trained, one_thread: None) -> None:
-    found = trained(walks(forward=0.7))
+    found = trained(walks())
     assert found.contents.ranker is None
     assert "second_stage" not in found.figures
     assert found.figures["model"] == ring.figures["model"]
@@ -111,12 +88,13 @@ def gap(one: Ranked, other: Ranked | ModelScorer, dataset: Dataset) -> Interval:
 
 
 def test_one_that_learns_the_retrievers_own_candidates_falls_behind(one_thread: None) -> None:
+    by_heart = {"dim": 32, "query_id": "on", "dropout": 0.0, "id_dropout": 0.0}
     settings = {
         **QUICK,
-        "towers": {**QUICK["towers"], "dim": 32, "dropout": 0.0, "id_dropout": 0.0},
+        "towers": {**QUICK["towers"], **by_heart},
         "rerank": {"use": "on", "candidates": 40},
     }
-    task = Task.of(walks(forward=0.7), config=Config.of(settings))
+    task = Task.of(walks(), config=Config.of(settings))
     dataset, config = task.dataset, resolve(task.config, task.dataset)[0]
     trainer = Trainer(dataset, task.sides, config)
     trainer.fit(epochs=30)  # long after validation is best: what was learnt is known by heart
@@ -138,7 +116,7 @@ def test_one_that_learns_the_retrievers_own_candidates_falls_behind(one_thread: 
 
 
 def test_too_few_queries_are_no_second_stage(one_thread: None) -> None:
-    few = walks(forward=0.7).filter(pl.col("user") < 90)
+    few = walks().filter(pl.col("user") < 90)
     said = Said()
     found = trained(few, rerank={"use": "auto"}, progress=said)
     assert found.contents.ranker is None
@@ -154,14 +132,14 @@ def test_a_private_bundle_has_none(ring: Trained) -> None:
     ):
         check_second_stage(config, private=True)
     with pytest.raises(ConfigError, match=r"must be 'off' for a private bundle"):
-        trained(walks(forward=0.7), rerank={"use": "auto"}, private=True)
+        trained(walks(), rerank={"use": "auto"}, private=True)
 
 
 def test_a_refitted_model_keeps_the_same_trees(
     ring: Trained,
     one_thread: None,
 ) -> None:
-    found = trained(walks(forward=0.7), rerank={"use": "auto"}, refit=True)
+    found = trained(walks(), rerank={"use": "auto"}, refit=True)
     assert found.contents.ranker is not None
     assert ring.contents.ranker is not None
     assert found.contents.ranker.trees == ring.contents.ranker.trees
@@ -169,14 +147,14 @@ def test_a_refitted_model_keeps_the_same_trees(
 
 
 def test_the_keyword_sets_it_and_the_answers_follow(one_thread: None) -> None:
-    found = train(walks(forward=0.7), config=QUICK, rerank="on", baselines=["popularity"])
+    found = train(walks(), config=QUICK, rerank="on", baselines=["popularity"])
     retriever = Retriever.of(found)
     one = retriever.recommend(5, k=10)
     assert one.item_ids != retriever.recommend(5, k=10, rerank=False).item_ids
 
 
 def test_one_that_learnt_all_events_remembers_all(ring: Trained, one_thread: None) -> None:
-    found = trained(walks(forward=0.7), rerank={"use": "on"}, refit="all")
+    found = trained(walks(), rerank={"use": "on"}, refit="all")
     assert found.contents.ranker is not None
     assert ring.contents.ranker is not None
     assert found.contents.ranker.memory.counts.sum() == NUM_QUERIES * LENGTH
@@ -186,7 +164,7 @@ def test_one_that_learnt_all_events_remembers_all(ring: Trained, one_thread: Non
 def test_another_share_of_the_words_is_answered_without_it(one_thread: None) -> None:
     texts = [f"step {n % 7} of {n // 7}" for n in range(NUM_QUERIES)]
     found = train(
-        walks(forward=0.7),
+        walks(),
         items=pl.DataFrame({"item": range(NUM_ITEMS), "title": texts[:NUM_ITEMS]}),
         queries=pl.DataFrame({"user": range(NUM_QUERIES), "about": texts}),
         config={**QUICK, "features": {"item": {"title": "text"}, "query": {"about": "text"}}},

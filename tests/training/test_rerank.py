@@ -9,40 +9,21 @@ import numpy as np
 import polars as pl
 import pytest
 
+from rings import HOUR, NUM_ITEMS, QUICK, ring_events
 from sandbox import run_command
 from twotower import Retriever, evaluate_bundle, rerank, train, write_report
 from twotower.doctor.findings import Language
 from twotower.errors import BundleError, ConfigError, DataError
 from twotower.serving.server.journal import Journal
 
-NUM_ITEMS, NUM_QUERIES, LENGTH = 60, 300, 11
-QUICK: dict[str, Any] = {
-    "towers": {"dim": 8, "history": "mean", "query_id": "off", "question_time": "off"},
-    "training": {"epochs": 3, "batch_size": 64, "learning_rate": 0.01, "solver": "gradient"},
-    "loss": {"negatives": "all"},
-    "data": {"repeats": "no"},
-}
-
-
-def rings(*, jumps: float) -> pl.DataFrame:
-    """Return events that go round a ring of items, two steps at a time now and then."""
-    rng = np.random.default_rng(1)
-    steps = 1 + (rng.random((NUM_QUERIES, LENGTH)) < jumps).astype(np.int64)
-    items = (rng.integers(NUM_ITEMS, size=(NUM_QUERIES, 1)) + np.cumsum(steps, axis=1)) % NUM_ITEMS
-    return pl.DataFrame(
-        {
-            "user": np.repeat(np.arange(NUM_QUERIES), LENGTH),
-            "item": items.ravel(),
-            "timestamp": np.tile(np.arange(LENGTH) * 3600, NUM_QUERIES),
-        }
-    )
+NUM_QUERIES, LENGTH = 300, 11
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
     folder = tmp_path_factory.mktemp("rerank")
-    events = rings(jumps=0.3)
-    last = events["timestamp"] == (LENGTH - 1) * 3600
+    events = ring_events(NUM_QUERIES, LENGTH, jumps=0.3)
+    last = events["timestamp"] == (LENGTH - 1) * HOUR
     events.filter(last).write_csv(folder / "later.csv")
     before = events.filter(~last)
     before.write_csv(folder / "events.csv")
@@ -105,8 +86,8 @@ def test_one_that_does_not_help_is_refused_with_exit_code_3(
     tmp_path: Path, one_thread: None
 ) -> None:
     rng = np.random.default_rng(0)
-    noise = rings(jumps=0.3).with_columns(
-        item=pl.Series(rng.integers(60, size=NUM_QUERIES * LENGTH))
+    noise = ring_events(NUM_QUERIES, LENGTH).with_columns(
+        item=pl.Series(rng.integers(NUM_ITEMS, size=NUM_QUERIES * LENGTH))
     )
     train(noise, out=tmp_path / "model", config=QUICK, baselines=["popularity"])
     outcome = run_command(("rerank", "model", "--out", "new", "--json"), tmp_path)
