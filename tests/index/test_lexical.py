@@ -71,7 +71,15 @@ def test_equals_nested_loops_after_items_were_added(
     index = LexicalIndex(ItemWords.of(items))
     for text in more:
         index = index.with_items(ItemWords.of([text]))
-    scores = index.with_settings(k1=k1, b=b).scores(queries).numpy()
+    index = index.with_settings(k1=k1, b=b)
+    scores = index.scores(queries).numpy()
+    rows = np.random.default_rng(0).permuted(
+        np.tile(np.arange(index.num_item_rows, dtype=np.int32), (len(queries), 1)), axis=1
+    )
+    for some in (rows, rows[:, :3], rows[:, :0]):
+        np.testing.assert_array_equal(
+            index.scores_of(queries, some), np.take_along_axis(scores, some, axis=1)
+        )
     everything = items + more
     mean = sum(map(len, everything)) / len(everything)
     for place, query in enumerate(queries):

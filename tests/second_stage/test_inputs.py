@@ -85,6 +85,16 @@ def test_scores() -> None:
             assert np.isnan(found[name][0, 2])
 
 
+def test_words() -> None:
+    """Of equal scores the places are equal: how many candidates have a higher one."""
+    words = np.array([[0.5, 2.5, 0], [1.5, 1.5, 0], [0, 0, 0], [0, 3, 0]], np.float32)
+    found = read(replace(asked([], [], [], []), words=words))
+    is_near(found["words"], [0.5, 2.5], [1.5, 1.5], [0, 0], [0, 3])
+    is_near(found["words_place"], [1, 0], [0, 0], [0, 0], [1, 0])
+    assert {"words", "words_place"}.isdisjoint(read(asked([])))
+    assert all(each.dtype == np.float32 for each in found.values())
+
+
 def test_similarities() -> None:
     """Of item 4 the cosines are 0.6 with row 2 and 0.8 with row 3; of item 5, -1 and 0."""
     found = read(asked([2, 3], [3, 2, 2, 2], []))

@@ -59,7 +59,11 @@ class BM25:
 
     def score(self, cases: Cases) -> torch.Tensor:
         """Return the score of each item row: ``(len(cases), num_item_rows)`` float32."""
-        return self.index.scores([self.query_words[row] for row in cases.query_rows])
+        return self.index.scores(self.words_of(cases))
+
+    def words_of(self, cases: Cases) -> Words:
+        """Return the words of the cases' queries."""
+        return tuple(self.query_words[row] for row in cases.query_rows)
 
 
 def choose_bm25(

@@ -110,7 +110,7 @@ class Served:
         dense = self.model.score(cases)
         if not self.share:
             return dense
-        words = [self.bm25.query_words[row] for row in cases.query_rows]
+        words = self.bm25.words_of(cases)
         known = self.model.is_known(cases)
         shares = torch.from_numpy(np.where(known, self.share, 1.0).astype(np.float32))
         scores = dense.float().cpu().clone()
@@ -164,8 +164,11 @@ class Ranked:
         exclude = cases.histories if self.remove_seen else None
         depth = min(self.ranker.depth, scores.shape[1])  # as the retriever has it
         found = best_of_scores(scores, depth, exclude, self.allowed, reserved_rows=FIRST_ROW)
-        features = self.model.features_of(cases)
-        return Candidates(found.item_rows, found.scores, cases.questions, features)
+        features, words = self.model.features_of(cases), None
+        if isinstance(self.base, Served):
+            bm25 = self.base.bm25
+            words = bm25.index.scores_of(bm25.words_of(cases), found.item_rows)
+        return Candidates(found.item_rows, found.scores, cases.questions, features, words)
 
     def score(self, cases: Cases) -> torch.Tensor:
         """Return ``(len(cases), num_item_rows)`` float32."""

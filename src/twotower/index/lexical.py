@@ -1,7 +1,7 @@
 """BM25: which texts hold the rare words of the query."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
@@ -172,15 +172,34 @@ class LexicalIndex:
     def scores(self, queries: Sequence[Sequence[str]]) -> torch.Tensor:
         """Return the score of each item row for the words of each query: ``(n, num_item_rows)`` float32."""
         scores = np.zeros((len(queries), self.num_item_rows), np.float32)
-        num_items = self.num_item_rows - FIRST_ROW
         for line, words in zip(scores, queries, strict=True):
-            for word, times in Counter(words).items():
-                found = [part.of(word) for part in self._parts if word in part.places]
-                df = sum(len(rows) for rows, _ in found)
-                idf = times * np.log(1 + (num_items - df + 0.5) / (df + 0.5))
-                for rows, counts in found:
-                    line[rows] += np.float32(idf) * counts / (counts + self._saturation[rows])
+            for rows, added in self._added(words):
+                line[rows] += added
         return torch.from_numpy(scores)
+
+    def scores_of(self, queries: Sequence[Sequence[str]], item_rows: Rows) -> Float32s:
+        """Return the numbers that ``scores`` has for some items of each query: ``(n, N)`` float32.
+
+        Args:
+            queries: The words of ``n`` queries.
+            item_rows: ``(n, N)``; reserved rows score 0.
+        """
+        scores = np.zeros(item_rows.shape, np.float32)
+        for line, wanted, words in zip(scores, item_rows, queries, strict=True):
+            for rows, added in self._added(words):
+                places = np.minimum(np.searchsorted(rows, wanted), len(rows) - 1)
+                line += np.where(rows[places] == wanted, added[places], np.float32(0))
+        return scores
+
+    def _added(self, words: Sequence[str]) -> Iterator[tuple[Rows, Float32s]]:
+        """Yield the rows of each word of a query, ascending, and what it adds to their scores."""
+        num_items = self.num_item_rows - FIRST_ROW
+        for word, times in Counter(words).items():
+            found = [part.of(word) for part in self._parts if word in part.places]
+            df = sum(len(rows) for rows, _ in found)
+            idf = times * np.log(1 + (num_items - df + 0.5) / (df + 0.5))
+            for rows, counts in found:
+                yield rows, np.float32(idf) * counts / (counts + self._saturation[rows])
 
     @cached_property
     def _saturation(self) -> Float32s:

@@ -21,6 +21,8 @@ from twotower.vocab import FIRST_ROW, PADDING_ROW
 
 Array = npt.NDArray[Any]
 
+WORDS = "words"
+"""The input that is the score by BM25."""
 _RECENT = 50
 """Events of a history that a candidate is held against."""
 _NEWEST = (3, 10)
@@ -40,12 +42,15 @@ class Candidates:
         scores: ``(n, N)`` float32, ``-inf`` where padded.
         histories: Of the queries, with the times of their questions.
         query_features: ``n`` lines of each feature of the queries.
+        words: ``(n, N)`` float32 their scores by BM25, 0 where they share no word with the query; None
+            where a side has no text.
     """
 
     item_rows: Rows
     scores: Float32s
     histories: Histories
     query_features: FeatureArrays
+    words: Float32s | None = None
 
     def __len__(self) -> int:
         """Number of queries."""
@@ -107,10 +112,12 @@ class Inputs:
     def of(self, candidates: Candidates, catalogue: Catalogue) -> dict[str, Float32s]:
         """Return the inputs by name: ``(n, N)`` float32 each, NaN where nothing is known.
 
-        The names and their order depend on the memory and the columns alone.
+        The names and their order depend on the memory, the columns, and whether both sides have text.
         """
         windows, rows = last_windows(candidates.histories, _RECENT), candidates.item_rows
         found = _of_scores(candidates)
+        if candidates.words is not None:
+            found |= _of_words(candidates.words)
         found |= _similarities(rows, windows.rows, catalogue.vectors)
         recent = windows.rows
         if catalogue.first_rows is not None:
@@ -183,6 +190,16 @@ def _of_scores(candidates: Candidates) -> dict[str, Float32s]:
         "score_below_best": scores[:, :1] - scores,
         "score_above_next": behind,
         "score_standardised": standardised.astype(np.float32),
+    }
+
+
+def _of_words(scores: Float32s) -> dict[str, Float32s]:
+    """Return the scores by BM25, and how many candidates have a higher one."""
+    order = np.sort(-scores, axis=1)
+    places = [np.searchsorted(line, -own) for line, own in zip(order, scores, strict=True)]
+    return {
+        WORDS: scores,
+        "words_place": np.asarray(places, np.float32).reshape(scores.shape),
     }
 
 

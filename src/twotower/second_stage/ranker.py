@@ -9,7 +9,7 @@ import numpy as np
 
 from twotower.arrays import Float32s
 from twotower.extras import library
-from twotower.second_stage.inputs import Candidates, Catalogue, Inputs, Memory
+from twotower.second_stage.inputs import WORDS, Candidates, Catalogue, Inputs, Memory
 from twotower.vocab import FIRST_ROW
 
 EXTRA = "rank"
@@ -40,6 +40,11 @@ class Ranker:
     figures: Mapping[str, Any]
 
     @property
+    def reads_words(self) -> bool:
+        """Whether the trees read the score by BM25."""
+        return WORDS in self.names
+
+    @property
     def is_kept(self) -> bool:
         """Whether answers are ranked by it."""
         return bool(self.figures["kept"])
@@ -66,6 +71,7 @@ class Ranker:
                 candidates.scores[here],
                 candidates.histories.take(here),
                 {name: each[here] for name, each in candidates.query_features.items()},
+                None if candidates.words is None else candidates.words[here],
             )
             read = self.inputs.of(part, catalogue)
             table = table_of(read, self.names)

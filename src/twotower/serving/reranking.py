@@ -18,6 +18,7 @@ from twotower.index.base import Found, nothing_found
 from twotower.index.exact import ExactIndex
 from twotower.index.filter_columns import ReadTable
 from twotower.index.fusion import FusedIndex
+from twotower.index.lexical import Words
 from twotower.index.live_index import LiveIndex
 from twotower.rules.explore import Drawn, draw, generator
 from twotower.rules.kinds import RuleSet, rule_set
@@ -31,6 +32,7 @@ from twotower.serving.bundle import Contents
 from twotower.serving.live_items import LiveIds
 from twotower.serving.queries import Described
 from twotower.serving.recommender import Wanted
+from twotower.serving.word_scores import Texts
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 
 _COLUMNS_KEPT = 8
@@ -47,11 +49,15 @@ class Reranker:
         contents: What the bundle holds. Assign the new contents here when the catalogue changes; the cached
             values of old rows are kept.
         item_features: Features of the items, by which a second stage ranks. Assign the new ones here, too.
+        texts: Of the bundle, which a second stage may read.
     """
 
-    def __init__(self, contents: Contents, item_features: Mapping[str, torch.Tensor]) -> None:
+    def __init__(
+        self, contents: Contents, item_features: Mapping[str, torch.Tensor], texts: Texts
+    ) -> None:
         self.contents = contents
         self.item_features = item_features
+        self.texts = texts
         self._values: dict[str, ColumnValues] = {}
         self.moments = Moments(contents.item_vectors.shape[1])
 
@@ -73,7 +79,8 @@ class Reranker:
         features = {name: values[:1] for name, values in query_features.items()}
         # Padding is read as an item is, and there may be no item yet.
         rows, scores = np.full((1, 1), PADDING_ROW, np.int32), np.zeros((1, 1), np.float32)
-        candidates = Candidates(rows, scores, Histories.empty(1), features)
+        words = np.zeros((1, 1), np.float32) if self.texts.are_there else None
+        candidates = Candidates(rows, scores, Histories.empty(1), features, words)
         try:
             ranker.values(candidates, self.catalogue(vectors))
         except LookupError as error:
@@ -224,6 +231,7 @@ class Plan:
         propensities = None if self.explorable is None else np.full(found.scores.shape, np.nan)
         size = max(1, _CHUNK_CELLS // max(self.depth, self.num_ordered))
         is_ordered = known & of_model & (self.ranker is not None)
+        words = self._words_of(index, queries)
         for by_model, ordered in ((True, True), (True, False), (False, False)):
             everyone = np.flatnonzero((known == by_model) & (is_ordered == ordered))
             for start in range(0, len(everyone), size):
@@ -236,7 +244,7 @@ class Plan:
                 exclude = queries.histories.take(places) if self.exclude_seen else None
                 search = replace(search, exclude=exclude, allowed=self.allowed)
                 if ordered:
-                    search = self._ordered(search, index.item_vectors, queries, places)
+                    search = self._ordered(search, index.item_vectors, queries, places, words)
                 part = _Part(self, search, search.best(self.depth), index)
                 part.write_into(found, propensities, places.tolist(), queries)
         return found, propensities
@@ -256,21 +264,36 @@ class Plan:
         exclude = queries.histories if self.exclude_seen else None
         search = self._of_model(index, query_vectors, np.zeros(1, np.int64))
         search = replace(search, exclude=exclude, allowed=self.allowed)
-        candidates = self._candidates(search, queries, np.zeros(1, np.int64))
+        words = self._words_of(index, queries)
+        candidates = self._candidates(search, queries, np.zeros(1, np.int64), words)
         (places,) = np.nonzero(candidates.item_rows[0] == item_row)
         if not len(places):
             return {}
         catalogue = self.ruler.catalogue(index.item_vectors)
         return self.ranker.contributions(candidates, catalogue, int(places[0]))
 
+    def _words_of(self, index: LiveIndex | FusedIndex, queries: Described) -> Words | None:
+        """Return the words of the queries where the second stage reads them."""
+        if self.ranker is None or not self.ranker.reads_words:
+            return None
+        texts = self.ruler.texts
+        return index.words if isinstance(index, FusedIndex) else texts.words_asked(queries, 0)
+
     def _candidates(
-        self, search: Search, queries: Described, places: npt.NDArray[np.integer]
+        self,
+        search: Search,
+        queries: Described,
+        places: npt.NDArray[np.integer],
+        words: Words | None,
     ) -> Candidates:
         """Return what the second stage puts in order for the queries at ``places``."""
         best = replace(search, boosts=None).best(self.num_ordered)
         features = {name: values[places] for name, values in queries.features.items()}
-        histories = queries.histories.take(places)
-        return Candidates(best.item_rows, best.scores, histories, features)
+        histories, by_words = queries.histories.take(places), None
+        if words is not None:
+            own = [words[place] for place in places.tolist()]
+            by_words = self.ruler.texts.index(0).scores_of(own, best.item_rows)
+        return Candidates(best.item_rows, best.scores, histories, features, by_words)
 
     def _ordered(
         self,
@@ -278,10 +301,11 @@ class Plan:
         item_vectors: torch.Tensor,
         queries: Described,
         places: npt.NDArray[np.integer],
+        words: Words | None,
     ) -> Search:
         """Return a search whose best items are in the order of the second stage."""
         assert self.ranker is not None
-        candidates = self._candidates(search, queries, places)
+        candidates = self._candidates(search, queries, places, words)
         scores = self.ranker.rescored(candidates, self.ruler.catalogue(item_vectors))
         return replace(search, order=Order(candidates.item_rows, scores))
 

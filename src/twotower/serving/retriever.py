@@ -92,7 +92,7 @@ class Retriever(Recommender):
         self.queries = Queries(contents, self.device)
         self._texts = Texts(contents)
         self._allowed = Allowed(contents)
-        self._reranker = Reranker(contents, self.encoding.item_features)
+        self._reranker = Reranker(contents, self.encoding.item_features, self._texts)
         vectors = loading.with_reserved_rows(contents.item_vectors).to(self.device)
         self.index = LiveIndex(vectors, contents.lists)
         self._item_features = {

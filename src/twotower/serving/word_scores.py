@@ -29,6 +29,13 @@ class Texts:
         self.settings = LexicalSettings.of_json(contents.metrics.get("words") or {})
         self._index: LexicalIndex | None = None
 
+    @property
+    def are_there(self) -> bool:
+        """Whether both sides have text, and the bundle says how BM25 reads it."""
+        sides = (self.contents.queries, self.contents.items)
+        told = self.contents.metrics.get("words")
+        return bool(told) and all(texts_of(side.transforms.features) for side in sides)
+
     def index(self, words: float) -> LexicalIndex:
         """Return the index of the items' words. The first call builds it.
 
