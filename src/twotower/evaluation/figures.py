@@ -213,12 +213,12 @@ def measure(
     if ranked is not None:
         figures["second_stage"] = dict(ranked.ranker.figures) | {"depth": ranked.ranker.depth}
         if candidates is None:  # else a second stage sees few of the ranked items
-            ceiling = _ceiling(found[before], ranked.ranker.depth)
+            ceiling = ceiling_of(found[before], ranked.ranker.depth)
             figures["second_stage"]["ceiling"] = ceiling
     return figures
 
 
-def _ceiling(found: Evaluation, depth: int) -> dict[str, float]:
+def ceiling_of(found: Evaluation, depth: int) -> dict[str, float]:
     """Return the main metric if the relevant among the first items came first, and how many those are."""
     owners, rows = found.cases.targets.owners, found.cases.targets.item_rows
     pairs = np.unique(owners.astype(np.int64) << 32 | rows)
