@@ -49,6 +49,7 @@ Source: Li et al., CIKM 2022 (arXiv 2210.09890); the repositories archersama/Int
 mindspore-ai/models (research/recommend/IntTower), from which only the protocol was taken.
 """
 
+import sys
 import time
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping
@@ -83,7 +84,7 @@ TOWERS: dict[str, Any] = {
     "data": {"label_column": "label", "order": "none"},
     "towers": {"history": "none"},
     "loss": {"kind": "bce", "negatives": "labels"},
-    "training": {"threads": 1},
+    "training": {"threads": 1, "learning_rate": 0.002, "epochs": 15},
 }
 """Settings of the towers in both protocols."""
 TREES: dict[str, Any] = {
@@ -256,22 +257,21 @@ def towers_config(protocol: str, settings: tuple[str, ...], seed: int) -> Config
 def tables(given: Given) -> tuple[dict[str, pl.DataFrame], pl.DataFrame, pl.DataFrame]:
     """Return the events by part, the items and the queries, as ``Task.of`` takes them."""
     if given.protocol == CLEAN:
-        events = {n: p.select("user_id", "movie_id", "label") for n, p in given.parts.items()}
-        return events, given.items, given.queries
-    events, items, queries = {}, [], []
+        columns = ("user_id", "movie_id", "label")
+        of_parts = {name: pairs.select(columns) for name, pairs in given.parts.items()}
+        return of_parts, given.items, given.queries
+    events: dict[str, pl.DataFrame] = {}
+    sides: dict[str, list[pl.DataFrame]] = {"user": [], "movie": []}
     for name, pairs in given.parts.items():
-        of_part = [
-            pl.format("{}/{}", pl.lit(name), pl.col(f"{side}_id")).alias(f"{side}_in_part")
-            for side in ("user", "movie")
-        ]
-        events[name] = pairs.select(*of_part, "label")
-        for side, frame, to in (
-            ("user", given.queries, queries),
-            ("movie", given.items, items),
-        ):
+        keys = {
+            side: pl.format("{}/{}", pl.lit(name), pl.col(f"{side}_id")).alias(f"{side}_in_part")
+            for side in sides
+        }
+        events[name] = pairs.select(*keys.values(), "label")
+        for side, frame in (("user", given.queries), ("movie", given.items)):
             mean = means(pairs, [f"{side}_id"], f"{side}_mean").drop(f"{side}_mean_num")
-            to.append(frame.join(mean, on=f"{side}_id").with_columns(of_part[side == "movie"]))
-    return events, pl.concat(items), pl.concat(queries)
+            sides[side].append(frame.join(mean, on=f"{side}_id").with_columns(keys[side]))
+    return events, pl.concat(sides["movie"]), pl.concat(sides["user"])
 
 
 class Towers:
@@ -301,6 +301,9 @@ class Towers:
             self.trainer.fit(progress=progress, epochs=progress.epoch + 1)
             value = auc(self.scores("valid"), labels)
             self.log.append({"auc": value, "loss": progress.log[-1]["loss"]})
+            print(
+                f"epoch {progress.epoch}: validation AUC {value:.4f}", file=sys.stderr, flush=True
+            )
             if value > best:
                 best, self.best_epoch = value, progress.epoch
                 weights = {k: v.clone() for k, v in self.trainer.trained.state_dict().items()}
@@ -323,7 +326,8 @@ class Towers:
     def scores(self, name: str) -> Floats:
         """Return the score of each pair of a part: ``(n,)``."""
         query, item = self.vectors(name)
-        return np.einsum("nd,nd->n", query, item).astype(np.float64)
+        found: Floats = np.einsum("nd,nd->n", query, item).astype(np.float64)
+        return found
 
 
 def means_alone(given: Given) -> Scores:
