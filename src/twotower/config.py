@@ -44,7 +44,8 @@ Share = Annotated[float, Rule("be in [0, 1]", lambda share: 0 <= share <= 1)]
 """A share, its ends included."""
 Chance = Annotated[float, Rule("be in [0, 1)", lambda chance: 0 <= chance < 1)]
 """Of something that must not always happen."""
-Positive = Annotated[float | None, Rule("be finite and above 0", lambda value: 0 < value < inf)]
+_POSITIVE = Rule("be finite and above 0", lambda value: 0 < value < inf)
+Positive = Annotated[float | None, _POSITIVE]
 """A number that something is multiplied or divided by."""
 
 _KINDS = OneOf("twotower.features.feature_kinds:FEATURE_KINDS")
@@ -409,6 +410,16 @@ class RerankConfig(Section):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherConfig(Section):
+    """``[teacher]``: how much a student learns from a bundle with a second stage (``teacher=``)."""
+
+    weight: Annotated[float, _POSITIVE] = 1.0
+    """Of the loss of what the teacher says, beside that of the events."""
+    temperature: Annotated[float, _POSITIVE] = 0.5
+    """What the teacher's values are divided by; a larger one makes its distributions flatter."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ViewConfig(Section):
     """``[[views]]``: one kind of item of several that share the queries."""
 
@@ -441,6 +452,7 @@ class Config(Section):
         training: The optimizer, and when to stop.
         index: How items are searched.
         rerank: The second stage.
+        teacher: What is learnt from a teacher.
         views: One entry for each of several catalogues.
     """
 
@@ -452,6 +464,7 @@ class Config(Section):
     training: TrainingConfig = field(default_factory=TrainingConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
     rerank: RerankConfig = field(default_factory=RerankConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
     views: tuple[ViewConfig, ...] = ()
 
     def _contradictions(self) -> Iterator[str]:

@@ -22,6 +22,7 @@ def command(
     out: Path,
     resume: bool = False,
     minutes: float | None = None,
+    teacher: Path | None = None,
     seeds: int = 1,
     baselines: str = "auto",
     refit: bool = False,
@@ -43,6 +44,7 @@ def command(
         out: Folder of the bundle to write.
         resume: Go on with a training that Ctrl-C or --minutes ended. A killed one goes on by itself.
         minutes: End the training after so many minutes, as Ctrl-C does.
+        teacher: Folder of a bundle with a second stage, whose ranking the model learns, too.
         seeds: Train so often, and show the spread.
         refit: Train once more on training and validation events; test that model.
         refit_all: For production: train once more on all events, the test's included; no figures of it.
@@ -55,7 +57,7 @@ def command(
         raise ConfigError("--refit and --refit-all must not both be given; leave one out.")
     if tree.views:
         alone = {name: given.pop(name) for name in ("interactions", "items", *PARTS)}
-        alone |= {"tensorboard": tensorboard, "mlflow": mlflow}
+        alone |= {"tensorboard": tensorboard, "mlflow": mlflow, "teacher": teacher}
         alone["seeds"] = None if seeds == 1 else seeds
         flags = [flag(name) for name, value in alone.items() if value is not None]
         if flags:
@@ -90,7 +92,14 @@ def command(
         trained = twotower.train_views(views_of(tree), **given).views
     else:
         trained = {
-            "": twotower.train(events, seeds=seeds, tensorboard=tensorboard, mlflow=mlflow, **given)
+            "": twotower.train(
+                events,
+                seeds=seeds,
+                teacher=teacher,
+                tensorboard=tensorboard,
+                mlflow=mlflow,
+                **given,
+            )
         }
     if json:
         figures = {name: model.figures for name, model in trained.items()}

@@ -35,7 +35,7 @@ _LIMITS = (
 
 
 def fingerprint(trainer: Trainer) -> str:
-    """Return the SHA-256 of all that makes two trainings the same: events, features, settings.
+    """Return the SHA-256 of all that makes two trainings the same: events, features, settings, lessons.
 
     The precision is left out, so that another machine can go on from a checkpoint, and so are the search of
     the items and the second stage, which come after the training.
@@ -58,6 +58,8 @@ def fingerprint(trainer: Trainer) -> str:
         digest.update(tensor.cpu().numpy().tobytes())
     for name, shape in whole_shapes(trainer.trained).items():
         digest.update(f"{name} {shape}".encode())
+    if trainer.lessons is not None:
+        digest.update(trainer.lessons.digest.encode())
     return digest.hexdigest()
 
 

@@ -131,7 +131,15 @@ def finish(
             teller.on_choices(("seeds: the closed form is the same with every seed",), config)
         elif seeds > 1 and not interrupted:
             figures["seeds"] = spread_over_seeds(
-                figures["model"], seeds, task, config, trainer.added, untrained, bar, refit=is_refit
+                figures["model"],
+                seeds,
+                task,
+                config,
+                trainer.added,
+                untrained,
+                bar,
+                refit=is_refit,
+                lessons=trainer.lessons,
             )
         objective = final.objectives[place]
         contents = contents_of(

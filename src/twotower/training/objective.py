@@ -1,6 +1,7 @@
 """``Objective``: what is learnt of one data set or view, from its batches to the gradients of a step."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import count, islice
@@ -25,6 +26,7 @@ from twotower.evaluation.scorers import ModelScorer
 from twotower.features.base import FeatureArrays
 from twotower.histories import Histories
 from twotower.losses.candidates import Sampler
+from twotower.losses.distillation import listwise_distillation
 from twotower.losses.frequencies import LogShares, StreamFrequency, log_frequency
 from twotower.losses.from_settings import hidden_by, loss_of, ranks_before_labels, sampler_of
 from twotower.losses.loss_kinds import LOSSES
@@ -38,6 +40,7 @@ from twotower.towers.model import TwoTower
 from twotower.towers.popularity import PopularityPrior
 from twotower.training.by_period import DAY
 from twotower.training.learnt_share import BestShares, best_shares
+from twotower.training.lessons import LessonBatch, Lessons
 from twotower.training.mining import Miner
 from twotower.training.reading import Batch, Reader, Reading, on_device
 from twotower.training.recompute import Recomputed
@@ -74,6 +77,7 @@ class Objective:
         popularity: ``(num_item_rows,)`` training events of each item row.
         learnt: ``(E,)`` bool, the events that are examples of a training that goes on; the other training
             events are in histories, and their items are negatives. None takes all.
+        lessons: What a teacher says of some moments; None without one.
     """
 
     def __init__(
@@ -84,6 +88,7 @@ class Objective:
         query_arrays: FeatureArrays,
         popularity: npt.NDArray[np.float32],
         learnt: Bools | None = None,
+        lessons: Lessons | None = None,
     ) -> None:
         self.dataset = dataset
         self.encoding = encoding
@@ -92,6 +97,7 @@ class Objective:
         self.query_arrays = query_arrays
         self.popularity = popularity
         self.learnt = learnt
+        self.lessons = lessons
         self.valid = self._validation_cases()
         self.said: tuple[str, ...] = ()  # what ``settle`` decided
         is_among_labels = config.training.validate_among == "labels" and len(self.valid) > 0
@@ -109,6 +115,7 @@ class Objective:
         question_time = getattr(self.model.query_tower, "question_time", None)
         if question_time is not None:
             question_time.see(gaps_of(dataset.part(Part.TRAIN)))
+        self._next_lessons: Iterator[LessonBatch | None] = iter(())
         self.stream: StreamFrequency | None = None  # where frequencies are estimated on the way
         self.miner: Miner | None = None
         sampler = self._sampler(drawn)
@@ -118,6 +125,10 @@ class Objective:
 
     def start(self, epoch: int) -> None:
         """Make ready for an epoch."""
+        if self.lessons is not None:
+            seed, length = self.config.training.seed, self.config.towers.events_read
+            steps = len(self.batches)
+            self._next_lessons = self.lessons.epoch(epoch, steps, seed=seed, length=length)
         if self.model.popularity is not None:
             self.model.popularity.share(1.0, 1.0)
         if self.memory is not None:
@@ -138,14 +149,41 @@ class Objective:
         """
         reading = self.reader.read(batch, generator)
         reading.fetch()
+        with self._encoded(reading) as (queries, items):
+            loss = self.loss_of(batch, reading, queries, items)
+            loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def backward_of_lessons(self) -> Tensor:
+        """Add the gradients of the step's lessons to the model's, and return their loss: a scalar.
+
+        0 where the step has none. One process trains.
+        """
+        part, device = next(self._next_lessons, None), self.encoding.device
+        if part is None:
+            return torch.zeros((), device=device)
+        teacher = self.config.teacher
+        rows, places = torch.unique(on_device(part.item_rows, device).long(), return_inverse=True)
+        reading = self.reader.read_lessons(part.batch, rows)
+        with self._encoded(reading) as (queries, items):
+            if self.counts is not None:
+                queries, items = self._as_of(part.batch, queries, items, reading)
+            scores = (items[places] @ queries[:, :, None]).squeeze(2) / self.model.temperature
+            values = on_device(part.values, device)
+            loss = listwise_distillation(scores, values, temperature=teacher.temperature)
+            loss = teacher.weight * loss
+            loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    @contextmanager
+    def _encoded(self, reading: Reading) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the vectors of queries and candidates, and pass on the gradients that they then get."""
         size, everything = self.config.training.encode_size, slice(None)
         if size is None:
             inputs = reading.inputs(everything)
             items = reading.items(inputs, everything)
-            queries = reading.queries(inputs, everything)
-            loss = self.loss_of(batch, reading, queries, items)
-            loss.backward()  # type: ignore[no-untyped-call]
-            return loss.detach()
+            yield reading.queries(inputs, everything), items
+            return
 
         def in_pieces(encode: Callable[[slice], Tensor], num: int) -> Recomputed:
             return Recomputed(encode, num, size, self.encoding.device)
@@ -156,11 +194,9 @@ class Objective:
         of_queries = in_pieces(
             partial(reading.queries, parts.vectors), len(reading.batch.query_rows)
         )
-        loss = self.loss_of(batch, reading, of_queries.vectors, of_items.vectors)
-        loss.backward()  # type: ignore[no-untyped-call]
+        yield of_queries.vectors, of_items.vectors
         for part in (of_queries, of_items, parts):  # the inputs' gradients come from the other two
             part.backward()
-        return loss.detach()
 
     def loss_of(
         self, batch: Batch, reading: Reading, query_vectors: Tensor, item_vectors: Tensor

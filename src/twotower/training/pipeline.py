@@ -20,6 +20,7 @@ from twotower.processes.job import alone, joined
 from twotower.processes.started import check_one_process
 from twotower.runtime import choose_device
 from twotower.serving.bundle import check_output
+from twotower.serving.retriever import Bundle
 from twotower.training.best import train_best
 from twotower.training.callbacks import Callback, Callbacks, check_minutes
 from twotower.training.checkpoints import holding
@@ -33,6 +34,7 @@ from twotower.training.retraining import Refit, learnt_by, refitted
 from twotower.training.second_stage import check_second_stage
 from twotower.training.several_processes import check_alike, check_settings
 from twotower.training.task import Given, Task, View, name_of
+from twotower.training.teaching import Teacher
 from twotower.training.trained import Trained, TrainedViews
 from twotower.training.trainer import Trainer
 
@@ -56,6 +58,7 @@ def train(
     private: bool = False,
     resume: bool = False,
     minutes: float | None = None,
+    teacher: "Bundle | None" = None,
     seeds: int = 1,
     baselines: Literal["auto"] | Sequence[str] = "auto",
     refit: Refit = False,
@@ -102,6 +105,8 @@ def train(
             the training ends as by Ctrl-C: the best weights so far are kept, and ``resume`` goes on. The
             race counts; reading the data, the closed form and the evaluation come on top. ``refit`` is
             then left out.
+        teacher: A bundle with a second stage on the same items, whose ranking the model learns beside the
+            events; see ``Retriever.of``. How much is said by ``[teacher]`` in ``config``.
         seeds: How many times to train, each with another seed, at least 1. The bundle is that of the
             first; the figures then say how far the others spread, under ``seeds``.
         baselines: What the model is held against; see ``fit_baselines``.
@@ -122,10 +127,10 @@ def train(
             ``keywords.Keywords``.
 
     Raises:
-        DataError: A table cannot be used as it is.
+        DataError: A table cannot be used as it is, or the teacher's items are others.
         ConfigError: A setting is unknown, out of range, or does not go with the data, or a baseline.
         MissingExtraError: The library of a baseline that is named is not installed.
-        BundleError: ``out`` cannot be written.
+        BundleError: ``out`` cannot be written, or the teacher has no second stage.
         ValueError: Two towers of different widths, ``seeds`` is below 1, ``minutes`` is not above 0 or is
             given with several seeds, or ``refit`` is something else.
     """
@@ -153,7 +158,8 @@ def train(
         ExitStack() as stack,
     ):
         if not job.is_alone:
-            check_settings(settings, minutes=minutes)
+            check_settings(settings, minutes=minutes, has_teacher=teacher is not None)
+        taught_by = None if teacher is None else Teacher.of(teacher)
         if not job.is_first:
             progress, loggers, tensorboard, mlflow = None, (), None, None
         job.all_of(lambda: stack.enter_context(holding(target if job.is_first else None)))
@@ -173,6 +179,10 @@ def train(
                 events, items=items, queries=queries, config=settings, name=name, private=private
             )
         )
+        if taught_by is not None:
+            taught_by.check(task.dataset)
+            notes = (*task.dataset.notes, taught_by.note(task.dataset))
+            task = replace(task, dataset=replace(task.dataset, notes=notes))
         dataset, sides, given = task.dataset, task.sides, task.config
         if not job.is_alone:
             check_alike(task)
@@ -192,9 +202,15 @@ def train(
         teller.on_choices(told_with(choices, heats), settings)
         untrained = deepcopy(towers) if seeds > 1 or learnt is not None else {}
         of_seed = f", seed {settings.training.seed} (1 of {seeds})" if seeds > 1 else ""
+        lessons, provenance = None, {}
+        if taught_by is not None:
+            bar.on_phase("the teacher")
+            lessons = taught_by.lessons(dataset)
+            provenance = {"teacher": taught_by.as_json(lessons)}
+            del taught_by  # the training needs its memory
         best = train_best(
             given,
-            Trainer(dataset, sides, settings, **towers),
+            Trainer(dataset, sides, settings, lessons=lessons, **towers),
             heats,
             out=target,
             resume=resume,
@@ -218,6 +234,7 @@ def train(
             learnt=learnt,
             seeds=seeds,
             untrained=untrained,
+            provenance=provenance,
             bar=bar,
             teller=teller,
         )

@@ -173,11 +173,11 @@ class Race:
                 )
         watcher.on_phase(f"race: {heat.name} = {_shown(value)}")
         values = {**self.values(), heat.name: value}
-        dataset, sides = best.trainer.dataset, best.trainer.sides
+        dataset, sides, lessons = best.trainer.dataset, best.trainer.sides, best.trainer.lessons
         settings, _ = resolve(with_values(self._given, values), dataset)
         lead = f"{heat.name} = {_shown(now)}: a training with {_shown(value)}"
         try:
-            trainer = here().all_of(lambda: Trainer(dataset, sides, settings))
+            trainer = here().all_of(lambda: Trainer(dataset, sides, settings, lessons=lessons))
         except (ConfigError, OtherProcessError) as error:  # it does not fit into memory
             return f"{lead} was not possible: {error}"
         try:

@@ -205,11 +205,36 @@ class Reader:
 
         Each process draws the candidates of the whole batch, and all draw the same.
         """
-        encoding, model, job = self.encoding, self.encoding.model, here()
         pairs = self._pairs(batch)
         if self.stream is not None:
             self.stream.update(pairs.item_rows)
         candidates = self.sampler(pairs, generator)
+        is_whole = SAMPLERS[self.config.loss.negatives].is_whole and here().is_alone
+        return self._reading(batch, pairs, candidates, is_whole=is_whole)
+
+    def read_lessons(self, batch: PairBatch, item_rows: Tensor) -> Reading:
+        """Return all that is needed for the scores of some items for the queries of a batch.
+
+        Args:
+            batch: Whose own items are not read.
+            item_rows: ``(N,)`` int64, the items.
+        """
+        pairs = self._pairs(batch)
+        candidates = Candidates(item_rows, torch.zeros_like(pairs.item_rows))
+        return self._reading(batch, pairs, candidates, is_whole=False)
+
+    def _reading(
+        self, batch: Batch, pairs: Pairs, candidates: Candidates, *, is_whole: bool
+    ) -> Reading:
+        """Return what is read for a batch whose candidates are drawn.
+
+        Args:
+            batch: Of all processes.
+            pairs: Its positives.
+            candidates: What they are scored against.
+            is_whole: Whether the candidates are all items, by their rows.
+        """
+        encoding, model, job = self.encoding, self.encoding.model, here()
         stored = 0 if candidates.stored is None else len(candidates.stored)
         cut = Cut.of(batch, len(candidates) - stored, job)
         if not job.is_alone:
@@ -239,7 +264,7 @@ class Reader:
         of_events = self._of_events(event_rows)
         item_features, places = encoding.item_features, rows
         history_places = known if model.reads_history else None
-        if not SAMPLERS[self.config.loss.negatives].is_whole or not job.is_alone:
+        if not is_whole:
             # Each item is encoded once, whether it is a candidate, in a history or both. Where a history
             # reads something else than the item tower, its items are not encoded for it.
             shares = history_places is not None and model.history_reads_inputs

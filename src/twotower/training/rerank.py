@@ -101,7 +101,7 @@ def rerank(
     """
     chosen = RerankConfig(use="on", candidates=candidates)
     target = check_successor(bundle, out)
-    retriever = _settled(opened(bundle, journal)[0])
+    retriever = settled(opened(bundle, journal)[0])
     contents = retriever.contents
     config = replace(contents.config, rerank=chosen)
     check_second_stage(config)
@@ -129,7 +129,7 @@ def rerank(
         bar.on_end()
 
 
-def _settled(retriever: Retriever) -> Retriever:
+def settled(retriever: Retriever) -> Retriever:
     """Return a retriever with one row for each item, as a bundle is written."""
     contents, model = retriever.contents, retriever.encoding.model
     if not isinstance(contents.items.ids, LiveIds):

@@ -18,6 +18,7 @@ from twotower.processes.job import here, leave_to_first, together
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
 from twotower.training.closed_form import fitted
+from twotower.training.lessons import Lessons
 from twotower.training.settings import with_values
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
@@ -71,7 +72,9 @@ def refitted(
         config, spectral, epochs = here().from_first(
             lambda: (chosen.config, chosen.spectral, done.best_epoch)
         )
-        trainer = Trainer(more.dataset, more.sides, config, spectral=spectral, **own)
+        trainer = Trainer(
+            more.dataset, more.sides, config, spectral=spectral, lessons=chosen.lessons, **own
+        )
         progress = trainer.fit(watcher=watcher, epochs=epochs)
         trainer.make_whole(progress)
         leave_to_first()
@@ -115,6 +118,7 @@ def spread_over_seeds(
     bar: Callback,
     *,
     refit: bool,
+    lessons: Lessons | None = None,
 ) -> dict[str, Any]:
     """Return mean, standard deviation (of a sample) and values of each metric over several seeds.
 
@@ -127,6 +131,7 @@ def spread_over_seeds(
         towers: Modules of the user's own, untrained.
         bar: Follows the trainings.
         refit: Whether the models also learn the validation events.
+        lessons: What a teacher says; None without one.
 
     Raises:
         NothingLearntError: Ctrl-C interrupted one of the trainings.
@@ -137,7 +142,7 @@ def spread_over_seeds(
         bar.on_phase(f"training, seed {seed} ({place + 1} of {seeds})")
         of_seed = with_values(config, {"training.seed": seed})
         own: dict[str, Any] = deepcopy(dict(towers))
-        trainer = Trainer(dataset, task.sides, of_seed, **own)
+        trainer = Trainer(dataset, task.sides, of_seed, lessons=lessons, **own)
         done = trainer.fit(watcher=bar)
         if not done.interrupted and not add_again(trainer, added):
             done.interrupt()

@@ -18,7 +18,7 @@ from twotower.training.task import Task
 from twotower.training.trainer import Trainer
 
 
-def check_settings(config: Config, *, minutes: float | None) -> None:
+def check_settings(config: Config, *, minutes: float | None, has_teacher: bool) -> None:
     """Refuse what several processes can't do together.
 
     Raises:
@@ -28,6 +28,11 @@ def check_settings(config: Config, *, minutes: float | None) -> None:
         raise ConfigError(
             f"{argument('minutes')} must be left out where several processes train, got {minutes:g}; set "
             "training.epochs."
+        )
+    if has_teacher:
+        raise ConfigError(
+            f"{argument('teacher')} must be left out where several processes train, got one; start it "
+            "without torchrun."
         )
     if config.training.solver == "spectral":
         raise ConfigError(

@@ -33,6 +33,7 @@ from twotower.towers.model import TwoTower, check_widths
 from twotower.training import closed_form
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
+from twotower.training.lessons import Lessons
 from twotower.training.objective import Objective, turns_of
 from twotower.training.optimizers import OPTIMIZERS
 from twotower.training.reading import Batch
@@ -143,6 +144,7 @@ class Trainer:
         item_tower: One in the item tower's place.
         spectral: Settings of ``Spectral.fit``, for ``training.solver`` spectral; None chooses them on
             validation.
+        lessons: What a teacher says of some moments, in the rows of the data set; None without a teacher.
 
     Raises:
         ValueError: The widths of the two towers differ.
@@ -176,12 +178,15 @@ class Trainer:
         query_tower: nn.Module | None = None,
         item_tower: nn.Module | None = None,
         spectral: Mapping[str, Any] | None = None,
+        lessons: Lessons | None = None,
     ) -> None:
         self.dataset = dataset
         self.sides = sides
         self.config = config
         self._note_width(0)
         self.device = runtime.choose_device(config.training.device)
+        self.lessons = lessons
+        """What a teacher says; None without one."""
         self.towers = {"query_tower": query_tower, "item_tower": item_tower}
         """The user's own modules, by the parameter that they were given by."""
         self._check_memory()
@@ -210,7 +215,7 @@ class Trainer:
         self.trained = trained_together([encoding.model for encoding in encodings])
         """All that is trained, each weight once."""
         self.objectives = tuple(
-            Objective(view, encoding, config, self.query_arrays, self.popularity)
+            Objective(view, encoding, config, self.query_arrays, self.popularity, lessons=lessons)
             for view, encoding in zip(dataset.all_views(), encodings, strict=True)
         )
         """What is learnt: one of each view, or the only one."""
@@ -421,6 +426,7 @@ class Trainer:
                 self._set_temperature(epoch * self.steps_per_epoch + step)
                 optimizers.zero_grad()
                 loss = sum_gradients(self.trained, objective.backward(batch, generator))
+                loss += objective.backward_of_lessons()
                 losses.add(loss)
                 optimizers.step()
                 average.update()
