@@ -27,6 +27,7 @@ from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
 from twotower.training.choices import resolve
 from twotower.training.heats import open_heats
+from twotower.training.lessons import Lessons
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
 from twotower.version import __version__
@@ -215,11 +216,17 @@ class _Said(Callback):
         self.choices += choices
 
 
-def default_of(task: Task, given: Config) -> Default:
-    """Train as ``train`` does: a race where something is open, its winner, and what needs no training."""
+def default_of(task: Task, given: Config, lessons: Lessons | None = None) -> Default:
+    """Train as ``train`` does: a race where something is open, its winner, and what needs no training.
+
+    Args:
+        task: The data.
+        given: The settings.
+        lessons: What a teacher says; None without one.
+    """
     config, choices = resolve(given, task.dataset)
     teller = _Said()
-    first = Trainer(task.dataset, task.sides, config)
+    first = Trainer(task.dataset, task.sides, config, lessons=lessons)
     best = train_best(given, first, open_heats(given, config, task.dataset), bar=teller)
     log = best.steps.log
     lost = [
