@@ -1,5 +1,6 @@
 """The charts of a training as one picture, for a notebook or a file."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,17 @@ def plot_of_epochs(log: str, best: Any, language: Language = "en") -> Plot:
         text = f'<text y="16" font-size="13" fill="currentColor">{label}</text>'
         size = 'width="560" height="24" font-family="sans-serif"'
         return Plot(f'<svg xmlns="{SVG}" {size}>{text}</svg>', label)
-    label = " ".join(line.label for line in lines)
-    drawn = str(svg_of({"hconcat": charts}, label=label))
+    return plot_of({"hconcat": charts}, " ".join(line.label for line in lines))
+
+
+def plot_of(spec: Mapping[str, Any], label: str) -> Plot:
+    """Return a chart as a picture that needs no page around it.
+
+    Args:
+        spec: A Vega-Lite specification with the colours of ``svg.py``.
+        label: What it shows, in a sentence.
+    """
+    drawn = str(svg_of(spec, label=label))
     for name, colour in _COLOURS.items():
         drawn = drawn.replace(f"var(--{name})", colour)
     # Outside a page, no style sheet sets the font.
