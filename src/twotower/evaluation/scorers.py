@@ -49,12 +49,7 @@ class ModelScorer:
 
     def score(self, cases: Cases) -> torch.Tensor:
         """Return ``(len(cases), num_item_rows)`` float32."""
-        mixture = self.encoding.model.mixture
-        if mixture is not None:
-            with torch.no_grad():
-                scores = mixture.scores(self.query_vectors(cases), self.item_vectors)
-        else:
-            scores = self.query_vectors(cases) @ self.item_vectors.T
+        scores = self.query_vectors(cases) @ self.item_vectors.T
         known = self.is_known(cases)
         if not known.all() and self.encoding.model.popularity is None:
             scores[torch.from_numpy(~known)] = self.popularity.to(scores.device)

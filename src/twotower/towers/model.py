@@ -220,12 +220,6 @@ class TwoTower(nn.Module):
         self.sentences = sentences
         self.popularity = popularity
         self.spectral = spectral
-        self.mixture = None
-        import os
-        if os.environ.get('MIX'):
-            from twotower.towers.mixture import Mixture
-            kq, ki, merge = os.environ['MIX'].split(',')
-            self.mixture = Mixture(query_tower.dim, int(kq), int(ki), merge)
         if temperature is None and similarity == "cosine":
             # Learnt as a logarithm, as CLIP does (Radford et al., ICML 2021, section 2.5).
             self.log_temperature = nn.Parameter(torch.tensor(math.log(0.1)))
@@ -314,8 +308,8 @@ class TwoTower(nn.Module):
     def item_outputs(self, inputs: Tensor) -> Tensor:
         """Map ``item_inputs`` to the compared vectors, ``(n, dim)``."""
         if isinstance(self.item_tower, ItemTower):
-            return self._compared(self.item_tower.output(inputs), True)
-        return self._compared(inputs, True)
+            return self._compared(self.item_tower.output(inputs))
+        return self._compared(inputs)
 
     def encode_items(self, features: Features) -> Tensor:
         """Map features of ``n`` items to ``(n, dim)``."""
@@ -433,9 +427,7 @@ class TwoTower(nn.Module):
             vectors if self.popularity is None else self.popularity.of_queries(vectors, has_events)
         )
 
-    def _compared(self, vectors: Tensor, items: bool = False) -> Tensor:
-        if self.mixture is not None:
-            return self.mixture.items(vectors) if items else self.mixture.queries(vectors)
+    def _compared(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors, dim=1) if self.similarity == "cosine" else vectors
 
 
@@ -453,7 +445,7 @@ def check_widths(query_dim: int | None, item_dim: int | None) -> None:
     Raises:
         ValueError: They have not; both are named.
     """
-    if None not in (query_dim, item_dim) and query_dim != item_dim and not __import__("os").environ.get("MIX"):
+    if None not in (query_dim, item_dim) and query_dim != item_dim:
         raise ArgumentError(
             f"the towers must have equal dim, got query_tower {query_dim} and "
             f"item_tower {item_dim}; change one of the last layers."

@@ -242,12 +242,6 @@ class Objective:
                 own_weights=weights,
                 share=cut.share,
             )
-        if self.model.mixture is not None:
-            from twotower.towers.mixture import MixtureSoftmax
-            assert candidates.columns is None, 'mixture'
-            cross = getattr(self.model.mixture, 'cross', None)
-            return MixtureSoftmax.apply(query_vectors, item_vectors, cross, self.model.temperature,
-                self.model.mixture, of_own.positions, of_own.log_q, hidden, weights, candidates.never)
         labels = None
         if isinstance(own, PairBatch):
             labels = own.labels if LOSSES[config.kind].takes_labels else None
