@@ -228,3 +228,12 @@ def test_a_bundle_that_cannot_make_them_is_refused(trained: Trained) -> None:
     contents = replace(trained.contents, metrics=metrics)
     with pytest.raises(BundleError, match=r"reads 'words', which nothing makes; train it again"):
         Retriever(contents)
+
+
+def test_trees_that_read_words_can_teach(trained: Trained) -> None:
+    events = ring_events(200, 10, jumps=0.3)
+    student = train(
+        events, config=QUICK, baselines=[], progress=None, teacher=trained, **texts_of(events)
+    )
+    assert student.contents.ranker is None
+    assert student.contents.provenance["teacher"]["moments"] > 0

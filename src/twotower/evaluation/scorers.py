@@ -10,6 +10,7 @@ from twotower.arrays import Bools, Float32s, Ints, Rows
 from twotower.baselines.bm25 import BM25
 from twotower.data.dataset import Cases
 from twotower.features.base import FeatureArrays
+from twotower.histories import Histories
 from twotower.index.fusion import convex
 from twotower.index.topk import best_of_scores
 from twotower.second_stage.inputs import Candidates, Catalogue
@@ -159,9 +160,19 @@ class Ranked:
         """The model."""
         return self.base.model if isinstance(self.base, Served) else self.base
 
-    def candidates(self, scores: torch.Tensor, cases: Cases) -> Candidates:
-        """Return the best items by scores: ``(len(cases), num_item_rows)``, which are overwritten."""
-        exclude = cases.histories if self.remove_seen else None
+    def candidates(
+        self, scores: torch.Tensor, cases: Cases, *, exclude: Histories | None = None
+    ) -> Candidates:
+        """Return the best items of each query.
+
+        Args:
+            scores: ``(len(cases), num_item_rows)``, which are overwritten.
+            cases: The queries.
+            exclude: Items that are no candidates of each query; None is those of its history where these
+                are removed.
+        """
+        if exclude is None and self.remove_seen:
+            exclude = cases.histories
         depth = min(self.ranker.depth, scores.shape[1])  # as the retriever has it
         found = best_of_scores(scores, depth, exclude, self.allowed, reserved_rows=FIRST_ROW)
         features, words = self.model.features_of(cases), None

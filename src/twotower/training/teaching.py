@@ -20,8 +20,6 @@ from twotower.evaluation.evaluate_bundle import with_words
 from twotower.evaluation.refit_notes import learnt_of
 from twotower.evaluation.scorers import ModelScorer, Ranked
 from twotower.histories import Histories
-from twotower.index.topk import best_of_scores
-from twotower.second_stage.inputs import Candidates
 from twotower.serving.manifest import MANIFEST
 from twotower.serving.retriever import Bundle, Retriever
 from twotower.serving.storage import sha256
@@ -208,9 +206,10 @@ def lessons_of(ranked: Ranked, dataset: Dataset) -> Lessons:
         ranked: The teacher.
         dataset: Split.
     """
-    ranker = remembering(ranked.ranker, dataset, Part.TRAIN)  # no event of validation or after
+    # It remembers no event of validation or after.
+    teacher = replace(ranked, ranker=remembering(ranked.ranker, dataset, Part.TRAIN))
     num_rows = dataset.items.ids.num_rows
-    depth = min(ranker.depth, num_rows)
+    depth = min(teacher.ranker.depth, num_rows)
     cases, known = moments_of(dataset, max(1, min(MOST_MOMENTS, _MOST_CANDIDATES // depth)))
     of_queries = known.histories()
     item_rows = np.full((len(cases), depth), PADDING_ROW, np.int32)
@@ -219,18 +218,11 @@ def lessons_of(ranked: Ranked, dataset: Dataset) -> Lessons:
     for start in range(0, len(cases), step):
         here = slice(start, start + step)
         part = cases.take(here)
-        found = best_of_scores(
-            ranked.base.score(part).float().cpu().clone(),
-            depth,
-            of_queries.take(part.query_rows),
-            dataset.offered,
-            reserved_rows=FIRST_ROW,
-        )
-        features = ranked.model.features_of(part)
-        candidates = Candidates(found.item_rows, found.scores, part.questions, features)
+        scores = teacher.base.score(part).float().cpu().clone()
+        found = teacher.candidates(scores, part, exclude=of_queries.take(part.query_rows))
         item_rows[here] = found.item_rows
-        values[here] = ranker.values(candidates, ranked.catalogue)
-    is_told = (item_rows[:, 0] >= FIRST_ROW) & ranked.model.is_known(cases)
+        values[here] = teacher.ranker.values(found, teacher.catalogue)
+    is_told = (item_rows[:, 0] >= FIRST_ROW) & teacher.model.is_known(cases)
     kept = np.flatnonzero(is_told)
     return Lessons(
         cases.query_rows[kept], cases.questions.take(kept), item_rows[kept], values[kept]
