@@ -2,7 +2,8 @@
 
     python benchmarks/preranking.py [--protocol clean,published] [--seeds 0,1] [--part valid] [--json]
 
-The protocol is that of the authors' code. Their PyTorch and MindSpore versions agree unless noted:
+The protocol is that of the authors' code; we did not have the full text of the paper. Their PyTorch and
+MindSpore versions agree unless noted:
 
 - Ratings of 3 are left out. Ratings of 4 and 5 are label 1, those of 1 and 2 are label 0.
 - The pairs are split at random, regardless of user and time: a fifth for the test, and a fifth of the rest
