@@ -191,7 +191,8 @@ def test_items_in_another_order_have_the_same_lessons(folder: Path, task: Task) 
 def test_an_epoch_holds_each_lesson_once_in_an_order_of_its_own(lessons: Lessons) -> None:
     orders = []
     for epoch in (0, 1, 0):
-        batches = list(lessons.epoch(epoch, 7, seed=0, length=50))
+        of_steps = lessons.epoch(epoch, 7, seed=0, length=50)
+        batches = [each for each in of_steps if each is not None]
         assert len(batches) == 7
         assert max(len(b.values) for b in batches) - min(len(b.values) for b in batches) <= 1
         orders.append(np.concatenate([each.values for each in batches]))
