@@ -58,6 +58,17 @@ def test_they_predict_what_the_whole_text_predicts(booster: lightgbm.Booster, te
     assert len(plain) < len(text) / 2
 
 
+def test_a_split_by_what_is_missing_has_an_infinite_threshold() -> None:
+    inputs = table()
+    data = lightgbm.Dataset(inputs, np.isnan(inputs[:, 2]).astype(int), group=[30] * 30)
+    settings = {"objective": "lambdarank", "num_leaves": 3, "verbose": -1, "num_threads": 1}
+    found = lightgbm.train(settings, data, 3)
+    text = str(found.model_to_string())
+    assert re.search(r"threshold=.*\binf\b", text)
+    again = lightgbm.Booster(model_str=plain_trees(text, NUM))
+    np.testing.assert_array_equal(again.predict(inputs), found.predict(inputs))
+
+
 def test_a_tree_of_one_leaf(text: str) -> None:
     one = "Tree=0\nnum_leaves=1\nnum_cat=0\nleaf_value=0.25\n\n"
     plain = plain_trees(re.sub(r"Tree=0\n.*?\n\n", one, text, flags=re.DOTALL, count=1), NUM)
@@ -85,7 +96,8 @@ def test_a_tree_of_one_leaf(text: str) -> None:
         (r"num_leaves=5", "num_leaves=6", "must have 6 values"),
         (r"leaf_value=\S+ ", "leaf_value=", "must have 5 values"),
         (r"leaf_value=\S+", "leaf_value=nan", "finite numbers"),
-        (r"threshold=\S+", "threshold=inf", "finite numbers"),
+        (r"leaf_value=\S+", "leaf_value=inf", "finite numbers"),
+        (r"threshold=\S+", "threshold=nan", "numbers as thresholds"),
         (r"threshold=\S+", "threshold=x", "could not convert"),
         (r"max_feature_idx=3", "max_feature_idx=4", "must read 4 inputs"),
         (r"num_class=1", "num_class=2", "give one number"),

@@ -5,7 +5,7 @@ a circle, or end the process. So it gets no text but the one that is made here, 
 """
 
 from collections.abc import Iterator
-from math import isfinite
+from math import isfinite, isnan
 
 _MOST_LEAVES = 4096
 _OF_SPLITS = {
@@ -74,8 +74,11 @@ def _plain_tree(told: dict[str, str], num_inputs: int) -> Iterator[str]:
             raise ValueError(f"a tree of the second stage must have {num - 1} splits")
         _check_splits(splits, num, num_inputs)
         found |= splits
-    if not all(isfinite(each) for values in found.values() for each in values):
-        raise ValueError("a tree of the second stage must hold finite numbers")
+    # A threshold is infinite where all that is known goes to one side, and what is missing to the other.
+    if any(map(isnan, found.get("threshold", ()))) or not all(map(isfinite, found["leaf_value"])):
+        raise ValueError(
+            "a tree of the second stage must have finite numbers as leaves, and numbers as thresholds"
+        )
     for name, values in found.items():
         yield f"{name}={' '.join(map(repr, values))}"
     yield "is_linear=0"
