@@ -325,10 +325,9 @@ class OwnItems:
     """
 
     def __call__(self, pairs: Pairs, generator: torch.Generator) -> Candidates:  # noqa: ARG002
-        """Return the batch's own items, none of which is a negative."""
-        num, device = len(pairs), pairs.item_rows.device
-        never = torch.ones(num, dtype=torch.bool, device=device)
-        return Candidates(pairs.item_rows, torch.arange(num, device=device), never=never)
+        """Return each query's own item alone, in its ``columns``."""
+        places = torch.arange(len(pairs), device=pairs.item_rows.device)
+        return Candidates(pairs.item_rows, places, columns=places[:, None])
 
 
 def log_undrawn(shares: Tensor, num: int) -> Tensor:
