@@ -363,10 +363,10 @@ def little_memory(job: jobs.Job) -> Iterator[None]:
     def too_large(*_: Any) -> Any:
         raise MemoryError
 
-    def made_in_some(*given: Any) -> Trainer:
+    def made_in_some(*given: Any, **more: Any) -> Trainer:
         if job.rank == 1:
             raise ConfigError("training must fit into memory.")
-        return cast("Trainer", made(*given))
+        return cast("Trainer", made(*given, **more))
 
     of_best["chosen_closed_form"], of_race["Trainer"] = too_large, made_in_some
     try:
