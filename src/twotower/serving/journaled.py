@@ -6,7 +6,7 @@ from twotower.caller import argument
 from twotower.errors import BundleError
 from twotower.extras import library
 from twotower.serving.bundle import Contents
-from twotower.serving.live_items import settled
+from twotower.serving.live_items import LiveIds, as_written, settled
 from twotower.serving.retriever import Bundle, Retriever
 
 
@@ -40,6 +40,16 @@ def opened(bundle: Bundle, journal: str | Path | None) -> tuple[Retriever, Conte
             _catch_up(retriever, path, written)
     contents, _ = settled(retriever.contents, retriever.index.item_vectors)
     return retriever, contents
+
+
+def with_own_rows(retriever: Retriever) -> Retriever:
+    """Return a retriever with one row for each item, as a bundle is written."""
+    contents, model = retriever.contents, retriever.encoding.model
+    if not isinstance(contents.items.ids, LiveIds):
+        return retriever
+    own = {f"{side}_tower": getattr(model, f"{side}_tower").module for side in contents.custom}
+    contents = as_written(contents, retriever.index.item_vectors)
+    return Retriever(contents, device=str(retriever.device), path=retriever.path, **own)
 
 
 def _catch_up(retriever: Retriever, path: Path, journal: Path) -> None:

@@ -21,8 +21,7 @@ from twotower.evaluation.screen import second_stage_note
 from twotower.features.transforms import Sides
 from twotower.second_stage.ranker import Ranker
 from twotower.serving.bundle import Contents, check_successor, write_bundle
-from twotower.serving.journaled import opened
-from twotower.serving.live_items import LiveIds, as_written
+from twotower.serving.journaled import opened, with_own_rows
 from twotower.serving.retriever import Bundle, Retriever
 from twotower.training.bundle_contents import model_card
 from twotower.training.callbacks import Callback
@@ -101,7 +100,7 @@ def rerank(
     """
     chosen = RerankConfig(use="on", candidates=candidates)
     target = check_successor(bundle, out)
-    retriever = settled(opened(bundle, journal)[0])
+    retriever = with_own_rows(opened(bundle, journal)[0])
     contents = retriever.contents
     config = replace(contents.config, rerank=chosen)
     check_second_stage(config)
@@ -127,16 +126,6 @@ def rerank(
         return Reranked(contents, target if refused is None else None, refused)
     finally:
         bar.on_end()
-
-
-def settled(retriever: Retriever) -> Retriever:
-    """Return a retriever with one row for each item, as a bundle is written."""
-    contents, model = retriever.contents, retriever.encoding.model
-    if not isinstance(contents.items.ids, LiveIds):
-        return retriever
-    own = {f"{side}_tower": getattr(model, f"{side}_tower").module for side in contents.custom}
-    contents = as_written(contents, retriever.index.item_vectors)
-    return Retriever(contents, device=str(retriever.device), path=retriever.path, **own)
 
 
 def _held_out(retriever: Retriever, interactions: Table | None) -> Dataset:

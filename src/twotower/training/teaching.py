@@ -20,13 +20,13 @@ from twotower.evaluation.evaluate_bundle import with_words
 from twotower.evaluation.refit_notes import learnt_of
 from twotower.evaluation.scorers import ModelScorer, Ranked
 from twotower.histories import Histories
+from twotower.serving.journaled import with_own_rows
 from twotower.serving.manifest import MANIFEST
 from twotower.serving.retriever import Bundle, Retriever
 from twotower.serving.storage import sha256
 from twotower.towers.encoding import to_tensors
 from twotower.training.bundle_contents import data_digest
 from twotower.training.lessons import Lessons
-from twotower.training.rerank import settled
 from twotower.training.second_stage import remembering
 from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
 
@@ -61,7 +61,7 @@ class Teacher:
             BundleError: It cannot be opened, has no second stage, or learnt its validation events.
             MissingExtraError: LightGBM is not installed.
         """
-        retriever = settled(Retriever.of(bundle))
+        retriever = with_own_rows(Retriever.of(bundle))
         contents, file = retriever.contents, retriever.path / MANIFEST
         digest = sha256(file) if retriever.path.name and file.is_file() else None
         found = cls(retriever, digest)
