@@ -25,7 +25,7 @@ from common import OUT, milliseconds, report
 from twotower.config import Config
 from twotower.evaluation.evaluate_bundle import evaluate_bundle
 from twotower.report.plot import plot_of
-from twotower.report.svg import INK, MODEL
+from twotower.report.svg import MODEL, QUIET
 from twotower.serving.retriever import Retriever
 from twotower.training.pipeline import train
 from twotower.training.rerank import rerank
@@ -63,8 +63,8 @@ def bundles(seed: int) -> dict[str, Path]:
     return {
         "two towers": ranked,
         "student": student,
-        "100 candidates": ranked,
-        "500 candidates": deep,
+        "ranked, 100": ranked,
+        "ranked, 500": deep,
     }
 
 
@@ -82,7 +82,7 @@ def chart(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "x": {"field": TIME, "type": "quantitative", **across},
         "y": {"field": "NDCG@10", "type": "quantitative", **up},
     }
-    text = {"type": "text", "align": "left", "dx": 9, "color": INK}
+    text = {"type": "text", "align": "center", "dy": -13, "color": QUIET}
     return {
         "width": 480,
         "height": 260,
@@ -106,7 +106,7 @@ def main() -> None:
     torch.set_num_threads(1)
     ways, quality = {}, {}
     for name, path in bundles(given.seed).items():
-        retriever, ranks = Retriever.open(path), name.endswith("candidates")
+        retriever, ranks = Retriever.open(path), name.startswith("ranked")
         figures = evaluate_bundle(retriever, baselines=[])
         quality[name] = figures["ranked" if ranks else "model"][MAIN]
         drawn = np.random.default_rng(0).choice(retriever.query_ids, given.queries)
