@@ -7,9 +7,10 @@ import json
 import os
 import platform
 import time
-from argparse import ArgumentParser
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,36 @@ def cached(
     finally:
         os.close(lock)
     return result
+
+
+def runs_by_seed(
+    benchmark: str,
+    about: str | None,
+    names: Sequence[str],
+    run: Callable[[str, int], dict[str, Any]],
+) -> tuple[dict[str, dict[str, Any]], bool]:
+    """Return the runs that the command line names, by data set and seed, and whether to print JSON.
+
+    Args:
+        benchmark: Under which finished runs are kept.
+        about: The script's docstring, for its help.
+        names: The data sets that run where none is named.
+        run: Computes one, from a data set and a seed.
+    """
+    parser = ArgumentParser(description=about, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=names, help=f"of {', '.join(names)}")
+    parser.add_argument("--seeds", default="0,1", help="training seeds")
+    parser.add_argument("--again", action="store_true", help="compute finished runs again")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    given = parser.parse_args()
+    found = {
+        f"{name}, seed {seed}": cached(
+            f"{benchmark}/{name}-{seed}", partial(run, name, seed), again=given.again
+        )
+        for name in given.names
+        for seed in map(int, given.seeds.split(","))
+    }
+    return found, given.json
 
 
 def is_kept(name: str, folder: Path = RESULTS) -> bool:

@@ -16,9 +16,7 @@ A finished training is kept under ``benchmarks/out``.
 """
 
 import time
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +24,7 @@ import torch
 
 import strong_baselines
 import temporal
-from common import cached, default_of, report
+from common import default_of, report, runs_by_seed
 from temporal import TRENDING
 from twotower.config import Config
 from twotower.data.dataset import KNOWN, Dataset, Part
@@ -115,40 +113,31 @@ def gap(one: Evaluation, other: Evaluation) -> list[float]:
 
 def main() -> None:
     """Run what is not kept, and print a line for each data set and seed."""
-    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=NAMES)
-    parser.add_argument("--seeds", default="0,1")
-    parser.add_argument("--again", action="store_true", help="compute finished runs again")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    given = parser.parse_args()
+    runs, as_json = runs_by_seed("second_stage", __doc__, NAMES, run)
     rows = []
-    for name in given.names:
-        for seed in map(int, given.seeds.split(",")):
-            found = cached(
-                f"second_stage/{name}-{seed}", partial(run, name, seed), again=given.again
-            )
-            recall = next(name for name in found["ceiling"] if name.startswith("recall"))
-            valid, gain, leak = found["valid"]["difference"], found["gain"], found["leak"]
-            rows.append(
-                {
-                    "": f"{name}, seed {seed}",
-                    "queries": found["queries"],
-                    "alone": found["alone"][MAIN],
-                    "with ranking": found["ranked"][MAIN],
-                    "difference": interval(gain),
-                    "share": gain[0] / found["alone"][MAIN],
-                    "on validation": interval(valid),
-                    "auto keeps it": "yes" if valid[1] > 0 else "no",
-                    "recall of the candidates": found["ceiling"][recall],
-                    "ceiling": found["ceiling"][MAIN],
-                    "share of it": found["ranked"][MAIN] / found["ceiling"][MAIN],
-                    "with a leak": found["leaked"],
-                    "leak, difference": interval(leak),
-                    "trees": found["valid"]["trees"],
-                    "processor s": found["fit_seconds"],
-                }
-            )
-    report("NDCG@10 of the default, with a second stage behind it", rows, as_json=given.json)
+    for title, found in runs.items():
+        recall = next(name for name in found["ceiling"] if name.startswith("recall"))
+        valid, gain, leak = found["valid"]["difference"], found["gain"], found["leak"]
+        rows.append(
+            {
+                "": title,
+                "queries": found["queries"],
+                "alone": found["alone"][MAIN],
+                "with ranking": found["ranked"][MAIN],
+                "difference": interval(gain),
+                "share": gain[0] / found["alone"][MAIN],
+                "on validation": interval(valid),
+                "auto keeps it": "yes" if valid[1] > 0 else "no",
+                "recall of the candidates": found["ceiling"][recall],
+                "ceiling": found["ceiling"][MAIN],
+                "share of it": found["ranked"][MAIN] / found["ceiling"][MAIN],
+                "with a leak": found["leaked"],
+                "leak, difference": interval(leak),
+                "trees": found["valid"]["trees"],
+                "processor s": found["fit_seconds"],
+            }
+        )
+    report("NDCG@10 of the default, with a second stage behind it", rows, as_json=as_json)
 
 
 def interval(triple: list[float]) -> str:

@@ -11,13 +11,11 @@ A finished training is kept under ``benchmarks/out``.
 """
 
 import time
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from functools import partial
 from typing import Any
 
 import torch
 
-from common import cached, default_of, report
+from common import default_of, report, runs_by_seed
 from second_stage import MAIN, fitted, gap, interval, tested
 from strong_baselines import task
 from twotower.data.dataset import Dataset, Part
@@ -71,33 +69,26 @@ def validated(dataset: Dataset, scorer: Scorer) -> Evaluation:
 
 def main() -> None:
     """Run what is not kept, and print a line for each data set and seed."""
-    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=NAMES)
-    parser.add_argument("--seeds", default="0,1")
-    parser.add_argument("--again", action="store_true", help="compute finished runs again")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    given = parser.parse_args()
+    runs, as_json = runs_by_seed("teaching", __doc__, NAMES, run)
     rows = []
-    for name in given.names:
-        for seed in map(int, given.seeds.split(",")):
-            found = cached(f"teaching/{name}-{seed}", partial(run, name, seed), again=given.again)
-            alone = found["alone"][MAIN]
-            rows.append(
-                {
-                    "": f"{name}, seed {seed}",
-                    "queries": found["queries"],
-                    "alone": alone,
-                    "student": found["student"][MAIN],
-                    "difference": interval(found["gain"]),
-                    "share": found["gain"][0] / alone,
-                    "on validation": interval(found["gain_on_validation"]),
-                    "teacher": found["ranked"][MAIN],
-                    "teacher, difference": interval(found["gain_of_ranking"]),
-                    "moments": found["moments"],
-                    "processor s, student": found["seconds"]["student"],
-                }
-            )
-    report("NDCG@10 of the default and of its student", rows, as_json=given.json)
+    for title, found in runs.items():
+        alone = found["alone"][MAIN]
+        rows.append(
+            {
+                "": title,
+                "queries": found["queries"],
+                "alone": alone,
+                "student": found["student"][MAIN],
+                "difference": interval(found["gain"]),
+                "share": found["gain"][0] / alone,
+                "on validation": interval(found["gain_on_validation"]),
+                "teacher": found["ranked"][MAIN],
+                "teacher, difference": interval(found["gain_of_ranking"]),
+                "moments": found["moments"],
+                "processor s, student": found["seconds"]["student"],
+            }
+        )
+    report("NDCG@10 of the default and of its student", rows, as_json=as_json)
 
 
 if __name__ == "__main__":

@@ -226,7 +226,7 @@ class Reader:
     def _reading(
         self, batch: Batch, pairs: Pairs, candidates: Candidates, *, is_whole: bool
     ) -> Reading:
-        """Return what is read for a batch whose candidates are drawn.
+        """Return the reading of a batch and its candidates.
 
         Args:
             batch: Of all processes.
