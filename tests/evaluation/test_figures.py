@@ -244,6 +244,20 @@ class TestOpenedBundle:
         if case == "repeats":  # of 5 items nearly all were seen, and each can be found all the same
             assert trained.figures["model"]["recall@10"] == 1.0
 
+    def test_histories_read_items_as_they_are_now(
+        self, tiny_retriever: Retriever, tmp_path: Path
+    ) -> None:
+        """An item that was replaced has another row, which an answer reads, and so does a saved bundle."""
+        tiny_retriever.save(tmp_path / "before")
+        live = Retriever.open(tmp_path / "before")
+        items = live.items(live.item_ids)
+        features = items.drop("item_id")
+        live.upsert_items(items.select("item_id").hstack(features.reverse()))
+        live.save(tmp_path / "after")
+        asked = evaluate_bundle(tmp_path / "after", baselines=[])
+        assert evaluate_bundle(live, baselines=[]) == asked
+        assert asked["model"] != evaluate_bundle(tmp_path / "before", baselines=[])["model"]
+
     @pytest.mark.parametrize(
         ("column", "kind"),
         [("weight", "softmax"), ("weight", "bce"), ("label", "bce"), ("rating", "softmax")],

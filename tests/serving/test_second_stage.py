@@ -30,6 +30,7 @@ from twotower.second_stage.ranker import Ranker
 from twotower.serving import reranking
 from twotower.serving.arguments import queries_of
 from twotower.serving.bundle import open_bundle, write_bundle
+from twotower.serving.journaled import with_own_rows
 from twotower.serving.retriever import Retriever
 from twotower.serving.session import Session
 from twotower.training.pipeline import train
@@ -296,10 +297,10 @@ def test_an_item_that_is_replaced_by_itself_changes_no_answer(own: Retriever) ->
 def test_it_is_measured_with_what_is_remembered_of_replaced_items(own: Retriever) -> None:
     _, _, ids, times = asked(own)
     own.upsert_items(own.contents.items.frame)
-    dataset, _, _, _ = asked(own)
-    expected = measured(own, scorer_of(own, dataset), 10)
-    # The histories that are measured have the first rows, so no item counts as seen.
-    answers = own.recommend(ids, k=10, at=times, exclude_seen=False)
+    settled = with_own_rows(own)
+    dataset, _, _, _ = asked(settled)
+    expected = measured(settled, scorer_of(settled, dataset), 10)
+    answers = own.recommend(ids, k=10, at=times)
     assert sum(a.item_ids == b for a, b in zip(answers, expected, strict=True)) > 290
 
 

@@ -22,6 +22,7 @@ from twotower.evaluation.refit_notes import learnt_of, refuse_learnt_test
 from twotower.evaluation.slices import Slice, slices
 from twotower.histories import Histories
 from twotower.index.base import Found
+from twotower.serving.journaled import with_own_rows
 from twotower.serving.retriever import Bundle, Retriever
 from twotower.vocab import Vocabulary
 
@@ -126,7 +127,7 @@ def compare_runs(bundles: Sequence[Bundle], *, names: Sequence[str] | None = Non
     """
     if len(bundles) < 2:
         raise ArgumentError(f"bundles must be at least two, got {len(bundles)}; name another.")
-    opened = [Retriever.of(bundle) for bundle in bundles]
+    opened = [with_own_rows(Retriever.of(bundle)) for bundle in bundles]
     runs = dict(zip(_labels(opened, names), opened, strict=True))
     for run, retriever in runs.items():
         refuse_learnt_test(retriever.contents.metrics, run)

@@ -23,7 +23,7 @@ from twotower.features.schema import texts_of
 from twotower.index.lexical import LexicalSettings
 from twotower.losses.loss_kinds import LOSSES
 from twotower.serving.bundle import Contents
-from twotower.serving.live_items import LiveIds
+from twotower.serving.journaled import with_own_rows
 from twotower.serving.retriever import Bundle, Retriever
 from twotower.towers.encoding import to_tensors
 from twotower.vocab import rows_of_lines
@@ -85,7 +85,7 @@ def evaluate_bundle(
                 f"{argument(first)} and {argument(second)} must not both be given, got both; "
                 "leave one out."
             )
-    retriever = Retriever.of(bundle)
+    retriever = with_own_rows(Retriever.of(bundle))
     learnt = learnt_of(retriever.contents.metrics)
     if test is None and test_sessions is None:
         refuse_learnt_test(retriever.contents.metrics, str(retriever.path))
@@ -192,11 +192,10 @@ def base_of(retriever: Retriever, dataset: Dataset) -> ModelScorer | Served:
 
 def ranked_of(retriever: Retriever, dataset: Dataset, base: ModelScorer | Served) -> Ranked | None:
     """Return a scorer of a bundle with its second stage behind it; None if the bundle has none."""
-    ranker, ids = retriever.contents.ranker, retriever.contents.items.ids
+    ranker = retriever.contents.ranker
     if ranker is None:
         return None
-    first_rows = ids.first_rows if isinstance(ids, LiveIds) else None
-    return Ranked(base, ranker, not dataset.repeats, dataset.offered, first_rows)
+    return Ranked(base, ranker, not dataset.repeats, dataset.offered)
 
 
 def dataset_of(

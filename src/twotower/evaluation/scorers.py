@@ -146,14 +146,12 @@ class Ranked:
         ranker: The second stage.
         remove_seen: Whether the items of a history are no candidates.
         allowed: ``(num_item_rows,)`` bool, the items that may be candidates; None for all.
-        first_rows: See ``Catalogue``.
     """
 
     base: ModelScorer | Served
     ranker: Ranker
     remove_seen: bool
     allowed: Bools | None
-    first_rows: Rows | None = None
 
     @property
     def model(self) -> ModelScorer:
@@ -200,4 +198,4 @@ class Ranked:
     def catalogue(self) -> Catalogue:
         """The items."""
         features = self.model.encoding.item_features
-        return Catalogue(self.model.item_vectors, features, self.first_rows)
+        return Catalogue(self.model.item_vectors, features)

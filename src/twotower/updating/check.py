@@ -24,6 +24,7 @@ from twotower.evaluation.intervals import Interval, difference_intervals, mean_i
 from twotower.evaluation.metrics import metric_name
 from twotower.evaluation.ranking import Evaluation, Scorer, evaluate_on
 from twotower.evaluation.refit_notes import learnt_of
+from twotower.serving.journaled import with_own_rows
 from twotower.serving.retriever import Retriever
 
 KS = (10, 100)
@@ -201,6 +202,7 @@ def usual_of(retriever: Retriever) -> Lead | None:
         if over is None or protocol["targets"] != protocol["queries"]:
             return None
         return Lead(float(over[MAIN_METRIC][0]), float(min(protocol["queries"], MOST_QUERIES)))
+    retriever = with_own_rows(retriever)
     dataset = dataset_of(retriever)
     cases = thinned(dataset.cases(Part.TEST), MOST_QUERIES)
     scorer: Scorer = scorer_of(retriever, dataset)
