@@ -41,6 +41,10 @@ Methods that learn trees use LightGBM with fixed parameters, and an AUC on valid
   They learn four fifths of the validation pairs, which the towers have not learnt, and the last fifth stops
   them. ``columns + trees`` does the same without the towers.
 
+``student`` is the two towers, which also learn from ``towers + trees``, as with ``train --teacher``: for
+each user the softmax of the trees' values over 100 random movies that the user has not rated in training or
+validation. ``mixture`` scores a pair by 8 x 4 dot products with gates: see ``several_logits.py``.
+
 ``means`` learns nothing: it adds the log odds of the mean labels of the user and of the movie.
 
 Intervals are percentile bootstraps over users, whose pairs are drawn together. Differences are paired, and
@@ -61,15 +65,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import torch
+from torch.nn import functional as F
 
 from common import cached, digest_of, report
+from several_logits import WAYS, SeveralObjective, Similarity, Way, learn
 from twotower.config import Config
+from twotower.data.batches import PairBatch
+from twotower.data.dataset import Dataset
 from twotower.data.sources import movielens
 from twotower.evaluation.metrics import auc
 from twotower.extras import library
 from twotower.histories import Histories
 from twotower.training.checkpoints import Progress
 from twotower.training.choices import resolve
+from twotower.training.lessons import Lessons
+from twotower.training.reading import Batch, Reading
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
 
@@ -103,6 +114,10 @@ TREES: dict[str, Any] = {
 }
 ROUNDS, STOP_AFTER = 2000, 50
 PRIOR, RESAMPLES = 1, 1000
+TAUGHT = 100
+"""Movies of each user that the trees say something of."""
+AT_ONCE = 10_000
+SCORED = ("valid", "test")
 BASE = "two towers"
 
 Floats = npt.NDArray[np.float64]
@@ -207,6 +222,10 @@ class Given:
             order = np.argsort(np.argsort(fold_of, kind="stable"), kind="stable")
             found = {"train": pl.concat(folds)[order]}
             found |= {name: with_means(self.parts[name], train) for name in ("valid", "test")}
+        return {name: self.numbers(frame) for name, frame in found.items()}
+
+    def numbers(self, pairs: pl.DataFrame) -> Floats:
+        """Return what trees read of pairs that have their means: ``(n, columns)``."""
         genres = sorted(self.items["genres"].explode().unique())
         values = {name: self.parts["train"][name].unique().sort() for name in CATEGORIES}
         wanted = [
@@ -215,10 +234,7 @@ class Given:
             *(pl.col("genres").list.contains(genre).alias(genre) for genre in genres),
             pl.col("^mean_.*$" if self.protocol == CLEAN else "^mean_(user|movie)_id$"),
         ]
-        return {
-            name: frame.select(wanted).cast(pl.Float64).fill_null(np.nan).to_numpy()
-            for name, frame in found.items()
-        }
+        return pairs.select(wanted).cast(pl.Float64).fill_null(np.nan).to_numpy()
 
     def labels(self, name: str) -> npt.NDArray[np.int8]:
         """Return the labels of a part."""
@@ -280,13 +296,24 @@ class Towers:
 
     Args:
         given: The data and the settings.
+        lessons: What a teacher says, from the rows of the data set; None without one.
+        way: A similarity in place of the dot product; None is that.
     """
 
-    def __init__(self, given: Given) -> None:
+    def __init__(
+        self,
+        given: Given,
+        lessons: Callable[[Dataset], Lessons] | None = None,
+        way: Way | None = None,
+    ) -> None:
         events, items, queries = tables(given)
         task = Task.of(events, items=items, queries=queries, config=given.config)
         config, _ = resolve(task.config, task.dataset)
-        self.trainer = Trainer(task.dataset, task.sides, config)
+        taught = None if lessons is None else lessons(task.dataset)
+        self.trainer = Trainer(task.dataset, task.sides, config, lessons=taught)
+        self.similarity: Similarity | None = None
+        if way is not None:
+            self.similarity = learn(self.trainer, way, LabelledObjective, normalises=False)
         self.given = given
         self.log: list[dict[str, float]] = []
         self._events = events
@@ -315,11 +342,17 @@ class Towers:
 
     def vectors(self, name: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Return the vectors of both sides of each pair of a part: ``(n, dim)`` each."""
+        asked, wanted = self._events[name].get_columns()[:2]
+        return self.vectors_of(asked, wanted)
+
+    def vectors_of(
+        self, asked: pl.Series, wanted: pl.Series
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Return the vectors of users and movies, by their ids: ``(n, dim)`` each."""
         trainer = self.trainer
         num = trainer.dataset.queries.ids.num_rows
         queries = trainer.encoding.query_vectors(trainer.query_arrays, Histories.empty(num))
         items = trainer.encoding.item_vectors()
-        asked, wanted = self._events[name].get_columns()[:2]
         query_rows = trainer.dataset.queries.ids.rows_of(asked)
         item_rows = trainer.dataset.items.ids.rows_of(wanted)
         return queries.numpy()[query_rows], items.numpy()[item_rows]
@@ -327,8 +360,41 @@ class Towers:
     def scores(self, name: str) -> Floats:
         """Return the score of each pair of a part: ``(n,)``."""
         query, item = self.vectors(name)
+        if self.similarity is not None:
+            return self._by_similarity(torch.from_numpy(query), torch.from_numpy(item))
         found: Floats = np.einsum("nd,nd->n", query, item).astype(np.float64)
         return found
+
+    @torch.no_grad()
+    def _by_similarity(self, query: torch.Tensor, item: torch.Tensor) -> Floats:
+        assert self.similarity is not None
+        found = [
+            self.similarity.of_pairs(*self.similarity.queries(one), *self.similarity.items(other))
+            for one, other in zip(
+                torch.split(query, AT_ONCE), torch.split(item, AT_ONCE), strict=True
+            )
+        ]
+        return torch.cat(found).double().numpy()
+
+
+class LabelledObjective(SeveralObjective):
+    """Learns from labelled pairs by binary cross-entropy, as ``BCELoss`` does."""
+
+    def loss_of(
+        self,
+        batch: Batch,  # noqa: ARG002
+        reading: Reading,
+        query_vectors: torch.Tensor,
+        item_vectors: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the loss of a batch, a scalar."""
+        own, similarity = reading.candidates.positions, self.similarity
+        items = similarity.items(item_vectors[own])
+        logits = similarity.of_pairs(*similarity.queries(query_vectors), *items)
+        assert isinstance(reading.batch, PairBatch)
+        assert reading.batch.labels is not None
+        labels = torch.from_numpy(reading.batch.labels).to(logits)
+        return F.binary_cross_entropy_with_logits(logits / self.model.temperature, labels)
 
 
 def means_alone(given: Given) -> Scores:
@@ -338,7 +404,7 @@ def means_alone(given: Given) -> Scores:
     """
     overall = float(given.labels("train").mean())
     found = {}
-    for name in ("valid", "test"):
+    for name in SCORED:
         known = given.parts[name if given.protocol == PUBLISHED else "train"]
         scores = np.zeros(len(given.parts[name]))
         for key in ("user_id", "movie_id"):
@@ -354,7 +420,7 @@ def means_alone(given: Given) -> Scores:
 
 def two_towers(given: Given) -> Scores:
     """Score by the two towers."""
-    return {name: given.trained.scores(name) for name in ("valid", "test")}
+    return {name: given.trained.scores(name) for name in SCORED}
 
 
 def trees_alone(given: Given) -> Scores:
@@ -363,7 +429,44 @@ def trees_alone(given: Given) -> Scores:
     booster = grown(
         given, (columns["train"], given.labels("train")), (columns["valid"], given.labels("valid"))
     )
-    return {name: booster.predict(columns[name], num_threads=1) for name in ("valid", "test")}
+    return {name: booster.predict(columns[name], num_threads=1) for name in SCORED}
+
+
+@dataclass(frozen=True, eq=False)
+class Behind:
+    """Trees that learn validation pairs, behind the towers or from the columns alone."""
+
+    given: Given
+    reads_towers: bool
+
+    @cached_property
+    def stops(self) -> npt.NDArray[np.bool_]:
+        """The validation pairs that stop them, and that they do not learn."""
+        return np.random.default_rng(2).random(len(self.given.parts["valid"])) < 0.2
+
+    @cached_property
+    def booster(self) -> Any:
+        """The trees."""
+        labels, read = self.given.labels("valid"), self.read("valid")
+        learnt, stopping = ((read[which], labels[which]) for which in (~self.stops, self.stops))
+        return grown(self.given, learnt, stopping)
+
+    def read(self, name: str) -> Floats:
+        """Return what they read of the pairs of a part."""
+        vectors = self.given.trained.vectors(name) if self.reads_towers else None
+        return self._read(self.given.columns[name], vectors)
+
+    def read_of(self, pairs: pl.DataFrame) -> Floats:
+        """Return what they read of other pairs, which have the columns of both sides."""
+        vectors = self.given.trained.vectors_of(pairs["user_id"], pairs["movie_id"])
+        columns = self.given.numbers(with_means(pairs, self.given.parts["train"]))
+        return self._read(columns, vectors if self.reads_towers else None)
+
+    def _read(self, columns: Floats, vectors: tuple[Any, Any] | None) -> Floats:
+        if vectors is None:
+            return columns
+        products = vectors[0] * vectors[1]
+        return np.hstack([columns, products.sum(1, keepdims=True), products])
 
 
 def behind(given: Given, *, reads_towers: bool) -> Scores:
@@ -375,20 +478,52 @@ def behind(given: Given, *, reads_towers: bool) -> Scores:
         given: The data.
         reads_towers: Whether they read the score and the products of the towers.
     """
-    read = {}
-    for name in ("valid", "test"):
-        read[name] = given.columns[name]
-        if reads_towers:
-            query, item = given.trained.vectors(name)
-            products = query * item
-            read[name] = np.hstack([read[name], products.sum(1, keepdims=True), products])
-    labels = given.labels("valid")
-    stops = np.random.default_rng(2).random(len(labels)) < 0.2
-    learnt, stopping = ((read["valid"][which], labels[which]) for which in (~stops, stops))
-    booster = grown(given, learnt, stopping)
-    valid = np.full(len(labels), np.nan)
-    valid[stops] = booster.predict(stopping[0], num_threads=1)
-    return {"valid": valid, "test": booster.predict(read["test"], num_threads=1)}
+    trees = Behind(given, reads_towers)
+    scores = {name: trees.booster.predict(trees.read(name), num_threads=1) for name in SCORED}
+    return scores | {"valid": np.where(trees.stops, scores["valid"], np.nan)}
+
+
+def student(given: Given) -> Scores:
+    """Score by towers that also learnt from the trees behind other towers."""
+    towers = Towers(given, lessons=partial(lessons_of, Behind(given, reads_towers=True)))
+    return {name: towers.scores(name) for name in SCORED}
+
+
+def lessons_of(teacher: Behind, dataset: Dataset) -> Lessons:
+    """Return what trees say of ``TAUGHT`` movies of each user, none of them in training or validation."""
+    given = teacher.given
+    users = given.parts["train"]["user_id"].unique().sort()
+    movies = given.parts["train"]["movie_id"].unique().sort()
+    known = pl.concat(
+        [given.parts[name].select("user_id", "movie_id") for name in ("train", "valid")]
+    )
+    rng = np.random.default_rng(given.seed)
+    order = rng.permuted(np.tile(np.arange(len(movies)), (len(users), 1)), axis=1)
+    drawn_pairs = pl.DataFrame(
+        {"user_id": users.gather(np.repeat(np.arange(len(users)), len(movies))),
+         "movie_id": movies.gather(order.ravel())}
+    )  # fmt: skip
+    pairs = (
+        drawn_pairs.join(known, on=["user_id", "movie_id"], how="anti", maintain_order="left")
+        .group_by("user_id", maintain_order=True)
+        .head(TAUGHT)
+        .join(given.queries, on="user_id", how="left", maintain_order="left")
+        .join(given.items, on="movie_id", how="left", maintain_order="left")
+    )
+    values = teacher.booster.predict(teacher.read_of(pairs), num_threads=1, raw_score=True)
+    shape = (len(users), TAUGHT)
+    return Lessons(
+        dataset.queries.ids.rows_of(users),
+        Histories.empty(len(users)),
+        dataset.items.ids.rows_of(pairs["movie_id"]).reshape(shape),
+        values.astype(np.float32).reshape(shape),
+    )
+
+
+def mixture(given: Given) -> Scores:
+    """Score by a mixture of dot products."""
+    towers = Towers(given, way=WAYS["mixture"])
+    return {name: towers.scores(name) for name in SCORED}
 
 
 def grown(given: Given, learnt: tuple[Any, Any], stopping: tuple[Any, Any]) -> Any:
@@ -412,10 +547,14 @@ METHODS: dict[str, Callable[[Given], Scores]] = {
     "columns + trees": partial(behind, reads_towers=False),
     "towers + trees": partial(behind, reads_towers=True),
     "trees": trees_alone,
+    "student": student,
+    "mixture": mixture,
 }
 """What is measured: a name, and a function that returns the scores of the pairs."""
-READ_TOWERS = ("two towers", "towers + trees")
+READ_TOWERS = ("two towers", "towers + trees", "student", "mixture")
 """The methods that depend on the settings of the towers."""
+CLEAN_ONLY = ("student",)
+"""Movies that a user has not rated have no mean label in the published protocol."""
 
 
 @cache
@@ -493,7 +632,11 @@ def main() -> None:
     asked = parser.parse_args()
     seeds = [int(seed) for seed in asked.seeds.split(",")]
     for protocol in asked.protocol.split(","):
-        found: dict[str, list[dict[str, Any]]] = {name: [] for name in asked.methods.split(",")}
+        found: dict[str, list[dict[str, Any]]] = {
+            name: []
+            for name in asked.methods.split(",")
+            if protocol == CLEAN or name not in CLEAN_ONLY
+        }
         for seed in seeds:
             digest = digest_of(towers_config(protocol, (), seed))
             for name, runs in found.items():

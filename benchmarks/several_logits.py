@@ -77,11 +77,17 @@ WAYS = {
 
 
 class Similarity(nn.Module):
-    """The score of a pair of outputs of the towers, by several dot products."""
+    """The score of a pair of outputs of the towers, by several dot products.
 
-    def __init__(self, dim: int, way: Way) -> None:
+    Args:
+        dim: Width of the outputs.
+        way: How many there are, and how they become one score.
+        normalises: Whether the vectors have length 1, as the outputs then have.
+    """
+
+    def __init__(self, dim: int, way: Way, *, normalises: bool = True) -> None:
         super().__init__()
-        self.way = way
+        self.way, self.normalises = way, normalises
         self.of_query = nn.Parameter(_near_identity(way.queries, dim))
         self.of_item = nn.Parameter(_near_identity(way.items, dim)) if way.items > 1 else None
         if way.merge == "gates":
@@ -92,12 +98,11 @@ class Similarity(nn.Module):
 
     def queries(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Return the vectors of ``n`` queries, ``(n, parts, dim)``, and what opens their gates."""
-        gate = self.query_gate(vectors * vectors.shape[1] ** 0.5) if self._gated else vectors
-        return self._parts(vectors, self.of_query), gate
+        return self._parts(vectors, self.of_query), self._opened(vectors, "query_gate")
 
     def items(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Return the same of ``n`` items."""
-        gate = self.item_gate(vectors * vectors.shape[1] ** 0.5) if self._gated else vectors
+        gate = self._opened(vectors, "item_gate")
         if self.of_item is None:
             return vectors[:, None], gate
         return self._parts(vectors, self.of_item), gate
@@ -126,12 +131,19 @@ class Similarity(nn.Module):
             return dots.amax(dim=1)
         return self._gate(dots, query_gate, item_gate)
 
-    @property
-    def _gated(self) -> bool:
-        return self.way.merge == "gates"
+    def _opened(self, vectors: Tensor, gate: str) -> Tensor:
+        """Return what opens the gates, ``(n, pairs)``; without gates it is not read."""
+        if self.way.merge != "gates":
+            return vectors
+        found: Tensor = getattr(self, gate)(
+            F.normalize(vectors, dim=1) * math.sqrt(vectors.shape[1])
+        )
+        return found
 
     def _parts(self, vectors: Tensor, maps: Tensor) -> Tensor:
         parts = torch.einsum("nd,pde->npe", vectors, maps)
+        if not self.normalises:
+            return parts
         if self.way.merge == "sum":
             return F.normalize(parts.flatten(1), dim=1).view_as(parts)
         return F.normalize(parts, dim=2)
@@ -310,16 +322,31 @@ def gone_on(
     trainer = Trainer(found.dataset, found.sides, config)
     trainer.trained.load_state_dict(weights)
     if way is not None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.training.seed)
-            trainer.model.similarity_of_pairs = Similarity(config.towers.width, way)
-        one = trainer.objectives[0]
-        trainer.objectives = (
-            SeveralObjective(
-                one.dataset, one.encoding, config, trainer.query_arrays, trainer.popularity
-            ),
-        )
+        learn(trainer, way, SeveralObjective)
     return trainer, trainer.fit()
+
+
+def learn(
+    trainer: Trainer, way: Way, objective: type[SeveralObjective], *, normalises: bool = True
+) -> Similarity:
+    """Let a trainer learn a similarity in place of its dot product, and return it.
+
+    Args:
+        trainer: Of one data set without views.
+        way: The similarity.
+        objective: How it is learnt.
+        normalises: See ``Similarity``.
+    """
+    config = trainer.config
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.training.seed)
+        similarity = Similarity(config.towers.width, way, normalises=normalises)
+    trainer.model.similarity_of_pairs = similarity
+    one = trainer.objectives[0]
+    trainer.objectives = (
+        objective(one.dataset, one.encoding, config, trainer.query_arrays, trainer.popularity),
+    )
+    return similarity
 
 
 def both(dataset: Dataset, scorer: Scorer) -> tuple[Evaluation, Evaluation]:
