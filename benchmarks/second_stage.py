@@ -105,10 +105,10 @@ def with_a_leak(dataset: Dataset) -> Dataset:
     return replace(dataset, parts=parts)
 
 
-def gap(one: Evaluation, other: Evaluation, metric: str = MAIN) -> list[float]:
-    """Return the mean of the paired difference of a metric, with its interval."""
-    values = ({metric: found.values[metric]} for found in (one, other))
-    return difference_intervals(*values)[metric].as_json()
+def gap(one: Evaluation, other: Evaluation) -> list[float]:
+    """Return the mean of the paired difference, with its interval."""
+    values = ({MAIN: found.values[MAIN]} for found in (one, other))
+    return difference_intervals(*values)[MAIN].as_json()
 
 
 def main() -> None:

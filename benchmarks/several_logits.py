@@ -1,14 +1,15 @@
 """Several dot products a pair against one: a mixture of logits, several interests, and a wider dot product.
 
-    python benchmarks/several_logits.py [movielens-1m tmall] [--seeds 0,1] [--json]
+    python benchmarks/several_logits.py [movielens-1m:dot movielens-1m:mixture ...] [--seeds 0,1] [--json]
 
 Each way goes on from the same towers: a transformer of width 64, trained with one dot product until
 validation stops rising. It then trains for ``MORE`` epochs at half the learning rate, with the same
 negatives (128, drawn by a power of popularity and shared by a batch of 1,024), and its best epoch on
 validation is tested. So the difference is that of the similarity, not of a longer training.
 
-- ``one dot product``: the towers go on as they are.
-- ``as wide``: one dot product of 256 numbers, from four linear maps of each side.
+- ``start``: the towers that all go on from.
+- ``dot``: they go on as they are, and the others are compared with this.
+- ``wide``: one dot product of 256 numbers, from four linear maps of each side.
 - ``interests``: four vectors of a query and one of an item; the largest dot product is the score.
 - ``mixture``: eight vectors of a query and four of an item, 32 dot products a pair. Three networks of 128
   units read the query, the item and the dot products; a softmax of what they say weighs the dot products.
@@ -16,7 +17,7 @@ validation is tested. So the difference is that of the similarity, not of a long
 Every map starts near the identity and every gate even, so each way starts near the towers that it is given.
 The whole catalogue is ranked; differences are paired by query, with their 95 % intervals.
 
-Finished trainings are kept under ``benchmarks/out``.
+Finished trainings, with a value for each query, are kept under ``benchmarks/out``.
 
 Source: Zhai et al., KDD 2023 (arXiv 2306.04039) and Ding and Zhai, WWW 2025 (arXiv 2407.15462): 8 x 4
 vectors of width 64, 128 negatives, gates as SiLU(query x item + pair). Differs: they train from the start,
@@ -29,16 +30,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from common import OUT, report, runs_by_seed
-from second_stage import gap, interval
+from second_stage import interval
 from strong_baselines import task
 from twotower.config import Config
 from twotower.data.dataset import Cases, Dataset, Part
+from twotower.evaluation.intervals import difference_intervals
 from twotower.evaluation.ranking import Evaluation, Scorer, evaluate_on
 from twotower.evaluation.scorers import ModelScorer
 from twotower.losses.from_settings import hidden_by
@@ -49,7 +52,8 @@ from twotower.training.reading import Batch, Reading
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
 
-NAMES = ("movielens-1m", "tmall")
+SETS = ("movielens-1m", "tmall")
+START, DOT = "start", "dot"
 NEGATIVES = 128
 MORE = 4
 GATE_UNITS = 128
@@ -70,10 +74,11 @@ class Way:
 
 
 WAYS = {
-    "as wide": Way(4, 4, "sum"),
+    "wide": Way(4, 4, "sum"),
     "interests": Way(4, 1, "max"),
     "mixture": Way(8, 4, "gates"),
 }
+NAMES = tuple(f"{each}:{way}" for each in SETS for way in (START, DOT, *WAYS))
 
 
 class Similarity(nn.Module):
@@ -276,32 +281,25 @@ def start_of(name: str, seed: int, found: Task) -> tuple[Trainer, dict[str, Tens
 
 
 def run(name: str, seed: int) -> dict[str, Any]:
-    """Return validation and test of each way, and of the towers that all start from."""
+    """Return validation and test of one way on one data set."""
     torch.set_num_threads(1)
-    found = task(name)
+    of_set, _, title = name.partition(":")
+    found = task(of_set)
     started = time.process_time()
-    first, weights = start_of(name, seed, found)
-    valid, test = both(found.dataset, first.scorer())
-    of_ways: dict[str, Any] = {}
-    of_ways["start"] = {
-        "valid": valid.mean(), "test": test.mean(), "seconds": time.process_time() - started
-    }  # fmt: skip
-    others = {"one dot product": None, **WAYS}
-    tests: dict[str, Evaluation] = {}
-    for title, way in others.items():
+    trainer, weights = start_of(of_set, seed, found)
+    epochs: list[dict[str, Any]] = []
+    if title != START:
         started = time.process_time()
-        trainer, progress = gone_on(found, first.config, weights, way)
-        seconds = time.process_time() - started
-        valid, tests[title] = both(found.dataset, trainer.scorer())
-        of_ways[title] = {
-            "valid": valid.mean(),
-            "test": tests[title].mean(),
-            "epochs": [r for r in progress.log if "loss" in r],
-            "gain": {m: gap(tests[title], tests["one dot product"], m) for m in MAIN},
-            "seconds": seconds,
-        }
-        print(name, seed, title, of_ways[title], flush=True)
-    return {"ways": of_ways, "queries": len(test.cases)}
+        trainer, progress = gone_on(found, trainer.config, weights, WAYS.get(title))
+        epochs = [record for record in progress.log if "loss" in record]
+    seconds = time.process_time() - started
+    valid, test = both(found.dataset, trainer.scorer())
+    return {
+        "valid": valid.mean(),
+        "values": {metric: test.values[metric].round(6).tolist() for metric in MAIN},
+        "epochs": epochs,
+        "seconds": seconds,
+    }
 
 
 def gone_on(
@@ -359,22 +357,22 @@ def both(dataset: Dataset, scorer: Scorer) -> tuple[Evaluation, Evaluation]:
 
 
 def main() -> None:
-    """Run what is not kept, and print a line for each data set, seed and way."""
+    """Run what is not kept, and print a line for each data set, way and seed."""
     runs, as_json = runs_by_seed("several_logits", __doc__, NAMES, run)
-    rows = [
-        {
-            "": f"{title}: {way}",
-            "HR@10, validation": of_way["valid"]["hit_rate@10"],
-            "NDCG@10, validation": of_way["valid"]["ndcg@10"],
-            "HR@10": of_way["test"]["hit_rate@10"],
-            "difference": interval(of_way["gain"]["hit_rate@10"]) if "gain" in of_way else "",
-            "NDCG@10": of_way["test"]["ndcg@10"],
-            "difference of it": interval(of_way["gain"]["ndcg@10"]) if "gain" in of_way else "",
-            "processor s": of_way["seconds"],
-        }
-        for title, found in runs.items()
-        for way, of_way in found["ways"].items()
-    ]
+    rows = []
+    for title, found in runs.items():
+        values = {metric: np.array(found["values"][metric]) for metric in MAIN}
+        row = {"": title, "NDCG@10, validation": found["valid"]["ndcg@10"]}
+        of_set, _, way_and_seed = title.partition(":")
+        dot = runs.get(f"{of_set}:{DOT},{way_and_seed.partition(',')[2]}")
+        for metric in MAIN:
+            row[metric] = float(values[metric].mean())
+            row[f"{metric}, less {DOT}"] = ""
+            if dot is not None and dot is not found:
+                other = {metric: np.array(dot["values"][metric])}
+                gap = difference_intervals({metric: values[metric]}, other)[metric]
+                row[f"{metric}, less {DOT}"] = interval(gap.as_json())
+        rows.append({**row, "epochs": len(found["epochs"]), "processor s": found["seconds"]})
     report("Several dot products a pair, from the same towers", rows, as_json=as_json)
 
 
