@@ -6,7 +6,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from twotower.arrays import Bools, Floats, Ints, Rows
+from twotower.arrays import Bools, Floats, Ints, Rows, distinct
 from twotower.vocab import PADDING_ROW
 
 Number = TypeVar("Number", bound=np.generic)
@@ -84,7 +84,7 @@ class Histories:
             item_rows: ``(m,)`` int32.
             n: Number of sets.
         """
-        pairs = np.unique(owners.astype(np.int64) << 32 | item_rows)
+        pairs = distinct(owners.astype(np.int64) << 32 | item_rows)
         offsets = np.searchsorted(pairs >> 32, np.arange(n + 1))
         return Histories(offsets, pairs.astype(np.int32))  # the lower half of a pair is its row
 

@@ -12,7 +12,7 @@ import torch
 from scipy import sparse
 from scipy.linalg import lapack
 
-from twotower.arrays import Float32s, Ints
+from twotower.arrays import Float32s, Ints, distinct
 from twotower.baselines import history_matrices as matrices
 from twotower.baselines.validation import Validation, half_lives
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
@@ -175,7 +175,7 @@ def num_trained_items(dataset: Dataset) -> int:
     """Return how many items have a positive training event: the width of the matrix."""
     train = dataset.part(Part.TRAIN)
     rows = train.item_rows[train.is_read]
-    return len(np.unique(rows[rows >= FIRST_ROW]))
+    return len(distinct(rows[rows >= FIRST_ROW]))
 
 
 def available_bytes() -> float:

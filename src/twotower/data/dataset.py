@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from twotower.arrays import Bools, Float32s, Floats, Ints, Rows
+from twotower.arrays import Bools, Float32s, Floats, Ints, Rows, distinct
 from twotower.data import mapped
 from twotower.errors import ArgumentError
 from twotower.features.forms import Form
@@ -246,7 +246,7 @@ class Cases:
     def owners(self) -> Rows | None:
         """The query of each case where some query has several, else None."""
         rows = self.query_rows
-        return rows if len(np.unique(rows)) < len(rows) else None
+        return rows if len(distinct(rows)) < len(rows) else None
 
     def query_name(self, case: int, query_ids: Vocabulary | None) -> str:
         """Return how an error message names the query of a case: by its id, or by its row without ids."""

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from twotower.arrays import Floats, Ints
+from twotower.arrays import Floats, Ints, distinct
 from twotower.config import SplitConfig
 from twotower.data import splits
 from twotower.data.dataset import Dataset, Interactions, Part
@@ -140,7 +140,7 @@ def _drawn(dataset: Dataset, config: SplitConfig) -> tuple[Parts, str]:
     events = dataset.interactions.where(dataset.parts == Part.TRAIN)
     share = config.valid_fraction
     if (dataset.parts == Part.CONTEXT).any():
-        rows = np.unique(events.query_rows[splits.can_be_asked(events)])
+        rows = distinct(events.query_rows[splits.can_be_asked(events)])
         drawn_rows = rng.permutation(rows)[: max(1, round(share * len(rows)))]
         is_drawn = np.isin(events.query_rows, drawn_rows)
         said = f"{len(drawn_rows):,} whole sessions of training, as the test is of sessions."

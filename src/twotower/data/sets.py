@@ -5,7 +5,7 @@ from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
-from twotower.arrays import Bools, Float32s, Ints, Rows
+from twotower.arrays import Bools, Float32s, Ints, Rows, distinct
 from twotower.data.dataset import Interactions
 from twotower.errors import check_least
 from twotower.histories import Windows
@@ -99,11 +99,11 @@ class SetBatches:
         sizes = {"batch_size": self.batch_size, "length": self.length}
         check_least(1, **sizes, least_batches=self.least_batches)
         events = self.events
-        self._queries = np.unique(events.query_rows[events.is_positive])
+        self._queries = distinct(events.query_rows[events.is_positive])
         # All events of one item are in the history, or all are targets.
         pairs = events.query_rows.astype(np.int64) << 32 | events.item_rows
-        distinct, self._pair_of = np.unique(pairs, return_inverse=True)
-        self._num_pairs = len(distinct)
+        unlike, self._pair_of = np.unique(pairs, return_inverse=True)
+        self._num_pairs = len(unlike)
         is_asked = np.zeros(self._num_pairs, np.bool_)
         is_asked[self._pair_of[events.is_positive]] = True
         self._can_ask = is_asked[self._pair_of]

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import polars as pl
 from polars.exceptions import PolarsError
 
-from twotower.arrays import Bools
+from twotower.arrays import Bools, distinct
 from twotower.data import splits
 from twotower.data.dataset import Interactions, Part
 from twotower.data.input_files import read_files
@@ -113,7 +113,7 @@ def parts_of(given: SplitFiles, events: Interactions, ids: Vocabulary, notes: li
     for part in (Part.VALID, Part.TEST):
         is_held_out = given.is_session & (given.parts == part)
         parts[is_held_out] = splits.whole_sessions(events, is_held_out, part)[is_held_out]
-    unused = np.unique(events.query_rows[parts == Part.UNUSED])
+    unused = distinct(events.query_rows[parts == Part.UNUSED])
     if len(unused):
         notes.append(
             f"{len(unused):,} sessions have no event before the one that is asked for, and were left "
@@ -124,11 +124,11 @@ def parts_of(given: SplitFiles, events: Interactions, ids: Vocabulary, notes: li
 
 def _check_new(given: SplitFiles, events: Interactions, ids: Vocabulary) -> None:
     tables = given.parts * 2 + given.is_session
-    sessions = np.unique(events.query_rows[given.is_session])
+    sessions = distinct(events.query_rows[given.is_session])
     first = tables[events.offsets[events.query_rows]]
     is_mixed = (tables != first) & np.isin(events.query_rows, sessions)
     if is_mixed.any():
-        rows = np.unique(events.query_rows[is_mixed])
+        rows = distinct(events.query_rows[is_mixed])
         raise DataError(
             "sessions must be new queries, with ids that no other given table has, got "
             f"{len(rows):,} that are in another, the first {ids.ids_of(rows[:1])[0]!r}; number them on, "

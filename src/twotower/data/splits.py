@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from twotower.arrays import Bools, Floats, Ints, Rows
+from twotower.arrays import Bools, Floats, Ints, Rows, distinct
 from twotower.caller import argument, passing
 from twotower.config import SplitConfig
 from twotower.data import mapped
@@ -263,7 +263,7 @@ def _held_out_whole(
         valid: The same for validation.
         rng: Draws.
     """
-    drawn = rng.permutation(np.unique(rows[can_be_drawn]))
+    drawn = rng.permutation(distinct(rows[can_be_drawn]))
     num_test, num_valid = (max(1, round(s * len(drawn))) if s else 0 for s in (test, valid))
     part_of = np.full(int(rows.max(initial=FIRST_ROW)) + 1, Part.TRAIN, np.uint8)
     part_of[drawn[:num_test]] = Part.TEST

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from twotower.arrays import distinct
 from twotower.config import SplitConfig
 from twotower.data.dataset import Column, Dataset, EntityTable, Part, ViewItems, sorted_events
 from twotower.data.drawn_validation import hold_out_validation
@@ -157,7 +158,7 @@ def _of_another(datasets: Mapping[str, Dataset]) -> list[str]:
     """Return a sentence for each view whose items' table lists those of another view, too."""
     used, unused = {}, {}
     for name, each in datasets.items():
-        events = np.unique(each.interactions.item_rows)
+        events = distinct(each.interactions.item_rows)
         used[name] = set(each.items.ids.ids_of(events).cast(pl.String))
         unused[name] = set(each.items.ids.ids.cast(pl.String)) - used[name]
     return [
@@ -197,7 +198,7 @@ def _overlap(dataset: Dataset) -> str:
     for view in views.values():
         is_train = (dataset.parts == Part.TRAIN) & events.is_positive
         own = view.offered[events.item_rows] & is_train
-        num[np.unique(events.query_rows[own])] += 1
+        num[distinct(events.query_rows[own])] += 1
     shared, known = int((num > 1).sum()), int((num > 0).sum())
     said = f"{shared:,} of {known:,} queries have training events in more than one view."
     if shared < FEW_SHARED * known:

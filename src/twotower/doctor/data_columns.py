@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import polars as pl
 
-from twotower.arrays import Ints
+from twotower.arrays import Ints, distinct
 from twotower.chinese import in_chinese
 from twotower.config import FeaturesConfig
 from twotower.data.columns import Decision
@@ -125,8 +125,8 @@ def without_row(dataset: Dataset) -> Iterator[Finding]:
                 (0, MANY_EVENTS),
                 what=what,
                 what_zh=what_zh,
-                count=len(np.unique(rows[is_missing])),
-                total=len(np.unique(rows)),
+                count=len(distinct(rows[is_missing])),
+                total=len(distinct(rows)),
             )
 
 

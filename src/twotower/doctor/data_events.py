@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from twotower.arrays import Bools, Floats, Ints, Rows
+from twotower.arrays import Bools, Floats, Ints, Rows, distinct
 from twotower.data.dataset import Dataset, Interactions, Part
 from twotower.data.positions import MAX_WEIGHT, WHY_ASSUMED, examples_of, propensities_of
 from twotower.doctor.findings import Finding, Severity, graded
@@ -58,7 +58,7 @@ def duplicates(dataset: Dataset, kind_column: str | None = None) -> Iterator[Fin
         frame = frame.with_columns(kind=dataset.event_columns[kind_column].cast(pl.String))
     first = pl.col("place").first().over(frame.columns)
     firsts = frame.with_row_index("place").select(first).to_series().to_numpy()
-    copies = len(firsts) - len(np.unique(firsts))
+    copies = len(firsts) - len(distinct(firsts))
     if not copies:
         return
     share = copies / len(firsts)
@@ -97,7 +97,7 @@ def one_moment(dataset: Dataset) -> Iterator[Finding]:
     moments, counts = np.unique(events.times, return_counts=True)
     place = int(counts.argmax())
     count, share = int(counts[place]), float(counts[place] / len(events))
-    queries = len(np.unique(events.query_rows[events.times == moments[place]]))
+    queries = len(distinct(events.query_rows[events.times == moments[place]]))
     is_usual = count < ONE_MOMENT_TIMES_MEAN * counts.mean() and len(moments) > 1
     if share < ONE_MOMENT_SHARE or count < ONE_MOMENT_EVENTS or is_usual or queries < 2:
         return

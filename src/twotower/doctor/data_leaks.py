@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from twotower.arrays import Bools, Floats, Ints, Rows
+from twotower.arrays import Bools, Floats, Ints, Rows, distinct
 from twotower.data.dataset import KNOWN, Dataset, Interactions, Part
 from twotower.doctor.data_columns import SIDES_ZH, by_row, codes_of, described, text_of
 from twotower.doctor.findings import Finding, Severity
@@ -74,7 +74,7 @@ def leaking_query_columns(dataset: Dataset) -> Iterator[Finding]:
     last[known.offsets[1:][np.diff(known.offsets) > 0] - 1] = True
     last &= np.isin(known.query_rows, test.query_rows)
     parts = _Parts(_drawn(test), _drawn(known), _drawn(known.where(last)))
-    labels = _labels(dataset, np.unique(known.item_rows))
+    labels = _labels(dataset, distinct(known.item_rows))
     for name in described(dataset.queries):
         values = dataset.queries.frame[name]
         codes = codes_of(values)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from twotower.arrays import distinct
 from twotower.data.dataset import KNOWN, Dataset, Part
 from twotower.doctor.findings import Finding, Severity, graded
 from twotower.vocab import FIRST_ROW
@@ -61,7 +62,7 @@ def churn(dataset: Dataset) -> Iterator[Finding]:
         return
     is_known = np.zeros(dataset.items.ids.num_rows, np.bool_)
     is_known[dataset.positives(Part.TRAIN, Part.VALID).item_rows] = True
-    items, queries = np.unique(test.item_rows), np.unique(test.query_rows)
+    items, queries = distinct(test.item_rows), distinct(test.query_rows)
     new_queries = np.setdiff1d(queries, known.query_rows)
     cold = float((~is_known[test.item_rows]).mean())
     yield from graded("cold-test-items", cold, COLD)

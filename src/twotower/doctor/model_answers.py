@@ -8,7 +8,7 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
-from twotower.arrays import Floats, Ints, Rows
+from twotower.arrays import Floats, Ints, Rows, distinct
 from twotower.baselines.popularity import Popularity
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.doctor.findings import Finding, Severity
@@ -115,7 +115,7 @@ class Trial:
         """Return pairs of a query's place and the row of an item that is left out of its answers."""
         if not self.remove_seen:
             return np.empty(0, np.int64), np.empty(0, np.int64)
-        pairs = np.unique(keys_of(self.cases.histories, self.num_item_rows))
+        pairs = distinct(keys_of(self.cases.histories, self.num_item_rows))
         queries, items = np.divmod(pairs, self.num_item_rows)
         is_item = items >= FIRST_ROW
         if self.offered is not None:

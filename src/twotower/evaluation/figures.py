@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from twotower import html
-from twotower.arrays import Float32s, Floats
+from twotower.arrays import Float32s, Floats, distinct
 from twotower.baselines.specs import BASELINES, fit_baselines
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.data.splits import learnt_too
@@ -221,7 +221,7 @@ def measure(
 def ceiling_of(found: Evaluation, depth: int) -> dict[str, float]:
     """Return the main metric if the relevant among the first items came first, and how many those are."""
     owners, rows = found.cases.targets.owners, found.cases.targets.item_rows
-    pairs = np.unique(owners.astype(np.int64) << 32 | rows)
+    pairs = distinct(owners.astype(np.int64) << 32 | rows)
     num_relevant = np.bincount(pairs >> 32, minlength=len(found.cases))
     recall = f"recall@{depth}"
     hits = np.rint(found.values[recall] * num_relevant)
@@ -319,7 +319,7 @@ def _protocol(
     cases = found.cases
     protocol: dict[str, Any] = {
         "part": part.name.lower(),
-        "queries": len(np.unique(cases.query_rows)),
+        "queries": len(distinct(cases.query_rows)),
         "targets": len(cases.targets.item_rows),
         "targets_that_cannot_be_found": {
             "seen": found.num_seen_targets,

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from twotower.arrays import Bools, Floats, Ints, Rows
+from twotower.arrays import Bools, Floats, Ints, Rows, distinct
 from twotower.data.dataset import Cases, Dataset
 from twotower.errors import ArgumentError, check_least
 from twotower.evaluation.metrics import METRICS
@@ -108,7 +108,7 @@ def evaluate(
             "test events, such as split.kind=random, or pass test events of which some are positive."
         )
     check_ks(ks)
-    targets = np.unique(keys_of(cases.targets, num_item_rows))
+    targets = distinct(keys_of(cases.targets, num_item_rows))
     if candidates is not None:
         _check_candidates(candidates, cases)
         # An unknown item has no row that could be a candidate.

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import polars as pl
 
-from twotower.arrays import Bools, Rows
+from twotower.arrays import Bools, Rows, distinct
 from twotower.caller import passing
 from twotower.data.columns import Role, checked_ids, find_roles
 from twotower.data.dataset import Cases, Interactions
@@ -60,7 +60,7 @@ def random_candidates(
     kept_out = np.zeros(0, np.int64) if offered is None else np.flatnonzero(~offered)
     for case, query_row in enumerate(cases.query_rows.tolist()):
         asked, known = cases.targets.of_one(case), cases.histories.of_one(case)
-        had = np.unique(np.concatenate([known, asked, kept_out]))
+        had = distinct(np.concatenate([known, asked, kept_out]))
         had = had[had >= FIRST_ROW]
         free = num_item_rows - FIRST_ROW - len(had)
         if n > free:

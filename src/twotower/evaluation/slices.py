@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from twotower.arrays import Bools, Floats
+from twotower.arrays import Bools, Floats, distinct
 from twotower.data.dataset import Cases, Dataset
 from twotower.errors import ArgumentError
 from twotower.evaluation.case_groups import CaseGroup, Unit, case_groups_of
@@ -193,7 +193,7 @@ def slices(
         ours = dict.fromkeys(theirs, values[model])
         owners = None
         if cases.owners is not None:
-            owners = cases.owners[np.unique(targets.owners[cut.kept])]
+            owners = cases.owners[distinct(targets.owners[cut.kept])]
         is_alone = cut.side == "query" or len(keys) == len(cases)
         result.append(
             Slice(
@@ -201,7 +201,7 @@ def slices(
                 label=cut.label,
                 side=cut.side,
                 metric=metric,
-                queries=len(values[model] if owners is None else np.unique(owners)),
+                queries=len(values[model] if owners is None else distinct(owners)),
                 targets=int(cut.kept.sum()),
                 intervals=mean_intervals(values, owners=owners),
                 differences=difference_intervals(ours, theirs, owners=owners),

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from twotower.arrays import distinct
 from twotower.exports.folder import write_json
 from twotower.features.base import FeatureArrays, Transform
 from twotower.features.windows import WindowsTransform
@@ -51,7 +52,7 @@ class TowerInputs:
         ids = contents.items.ids
         rows = np.arange(ids.num_rows, dtype=np.int32)
         # Of an id that was put in again the newest row alone is read.
-        self.item_rows = np.unique(ids.newest(rows) if isinstance(ids, LiveIds) else rows)
+        self.item_rows = distinct(ids.newest(rows) if isinstance(ids, LiveIds) else rows)
 
     def history_ids(self) -> list[Any]:
         """Return the id of each row of ``history.item_rows``, from row 2 on."""

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from twotower.arrays import Ints, Rows
+from twotower.arrays import Ints, Rows, distinct
 from twotower.features.base import Numbers, Transform
 from twotower.features.raw_values import padded, places_in_line
 from twotower.features.schema import Feature
@@ -50,7 +50,7 @@ class TextTransform(Transform):
 
         def read(texts: pl.Series) -> tuple[int, Ints, Ints]:
             lines, tokens = fitted._tokens(texts)
-            return len(np.unique(lines)), *fitted._rows(lines, tokens)
+            return len(distinct(lines)), *fitted._rows(lines, tokens)
 
         fitted.numbers = counted(values, num_rows, read)
         return fitted

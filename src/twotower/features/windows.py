@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from twotower.arrays import Bools, Float32s, Ints, Rows
+from twotower.arrays import Bools, Float32s, Ints, Rows, distinct
 from twotower.errors import ConfigError
 from twotower.features.base import Transform
 from twotower.features.schema import Feature
@@ -207,7 +207,7 @@ class WindowsTransform(Transform):
 
         def read(texts: pl.Series) -> tuple[int, Ints, Ints]:
             lines, rows = word_vectors.read(texts)
-            return len(np.unique(lines)), lines, np.unique(lines << 32 | rows) & 0xFFFFFFFF
+            return len(distinct(lines)), lines, distinct(lines << 32 | rows) & 0xFFFFFFFF
 
         numbers = counted(values, word_vectors.words.num_rows, read)
         numbers["weights"] = numbers["weights"].astype(np.float32)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
+from twotower.arrays import distinct
 from twotower.errors import ArgumentError
 from twotower.features.dates import moments_of
 from twotower.features.forms import is_missing, read
@@ -163,7 +164,7 @@ def without_ids(contents: Contents, item_ids: Sequence[Id]) -> tuple[Contents, i
     ids = contents.items.ids
     rows = ids.rows_of(ids_of(item_ids, what="item_ids"))
     gone = _gone(contents)
-    rows = np.unique(rows[rows > UNKNOWN_ROW])
+    rows = distinct(rows[rows > UNKNOWN_ROW])
     if contents.offered is not None:
         rows = rows[contents.offered[rows]]
     gone[rows] = True

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from twotower.arrays import distinct
 from twotower.features.base import FeatureArrays
 from twotower.features.transforms import SideTransforms
 from twotower.histories import Histories, last_windows, since_first
@@ -133,7 +134,7 @@ class Encoding:
     def fetch(self, features: FeatureArrays, histories: Histories) -> None:
         """Fetch what ``query_vectors`` reads of tables that several processes keep; all call it at once."""
         if sharded_tables(self.model):
-            rows = np.unique(histories.item_rows)
+            rows = distinct(histories.item_rows)
             self._fetch(self._moved(rows), to_tensors(features, self.device))
 
     def _fetch(self, items: Tensor, queries: Mapping[str, Tensor] | None = None) -> None:

@@ -1,8 +1,8 @@
 """What each ``auto`` becomes: decided from the data once, and written into the config."""
 
-import numpy as np
 import torch
 
+from twotower.arrays import distinct
 from twotower.config import EVENTS_READ, QUERY_WIDTHS, WIDTH, Config
 from twotower.data.dataset import Dataset, Interactions, Part
 from twotower.errors import ConfigError
@@ -61,7 +61,7 @@ def resolve(
     """
     train = dataset.part(Part.TRAIN)
     train = train.where(train.is_positive)
-    rows = np.unique(train.item_rows)
+    rows = distinct(train.item_rows)
     of_views = [int(view.offered[rows].sum()) for view in dataset.views.values()]
     num_items = max(of_views, default=len(rows))  # candidates are of one view
     choices = Choices(config)
@@ -210,7 +210,7 @@ def _choose_training(
     # Without ids and events no item is popular by itself, which the length of its vector would say.
     by_features = (towers.query_id, towers.item_id, towers.history) == ("off", "off", "none")
     if towers.similarity == "auto":
-        num_queries = len(np.unique(train.query_rows))
+        num_queries = len(distinct(train.query_rows))
         fits = loss.ranks_all and not custom and towers.temperature is None and not are_sets
         fits = fits and training.examples != "sets"
         why = ""

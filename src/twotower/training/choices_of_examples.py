@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
+from twotower.arrays import distinct
 from twotower.config import Config, LossConfig, TowersConfig
 from twotower.data.dataset import Dataset, EntityTable, Interactions
 from twotower.errors import ConfigError
@@ -57,7 +58,7 @@ def tokens_of_items(config: Config, table: EntityTable) -> int:
 def batch_size_of(examples: str, towers: TowersConfig, train: Interactions) -> tuple[int, str]:
     """Return how many examples a step has, and why; ``train`` holds the positives."""
     if examples == "sets":
-        num_queries = len(np.unique(train.query_rows))
+        num_queries = len(distinct(train.query_rows))
         size = 2 ** round(np.log2(max(1, num_queries) / 60))
         return int(np.clip(size, 16, 256)), f"{num_queries:,} queries, each with all its items"
     if examples != "prefixes":

@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-import numpy as np
-
+from twotower.arrays import distinct
 from twotower.config import QUERY_WIDTHS, WIDTH, Config
 from twotower.data.dataset import Dataset, Part
 from twotower.towers.model import QueryTower
@@ -48,7 +47,7 @@ def _tries_ids(chosen: Config, dataset: Dataset) -> bool:
         return False
     train = dataset.part(Part.TRAIN)
     num_events = int(train.is_positive.sum())
-    num_queries = len(np.unique(train.query_rows))
+    num_queries = len(distinct(train.query_rows))
     return IDS_FROM * num_queries <= num_events <= IDS_UP_TO
 
 

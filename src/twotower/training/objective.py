@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from twotower.arrays import Bools, Floats
+from twotower.arrays import Bools, Floats, distinct
 from twotower.config import Config, ViewConfig
 from twotower.data.batches import PairBatch, PairBatches
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
@@ -409,7 +409,7 @@ class Objective:
             log_p = self.stream = StreamFrequency(num_rows, device=device)
         train_items = torch.unique(item_rows)
         if self.learnt is not None:
-            train_items = torch.from_numpy(np.unique(self.dataset.part(Part.TRAIN).item_rows))
+            train_items = torch.from_numpy(distinct(self.dataset.part(Part.TRAIN).item_rows))
         sampler = sampler_of(loss, train_items.long().to(device), log_p)
         self.memory = sampler if isinstance(sampler, Memory) else None
         if isinstance(sampler, HardNegatives):

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from twotower.arrays import distinct
 from twotower.caller import passing
 from twotower.config import Config, ViewConfig
 from twotower.data.dataset import EntityTable
@@ -116,7 +117,7 @@ def _queries_of_rows(
     """Return how many queries have each row that a transform gives: ``(num_rows,)``."""
     rows = transform.apply(frame[transform.feature.source]).reshape(len(frame), -1)
     lines = np.repeat(owners.astype(np.int64), rows.shape[1])
-    pairs = np.unique(lines * num_rows + rows.reshape(-1).astype(np.int64))
+    pairs = distinct(lines * num_rows + rows.reshape(-1).astype(np.int64))
     return np.bincount(pairs % num_rows, minlength=num_rows)
 
 

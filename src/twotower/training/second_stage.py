@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from twotower.arrays import Bools, Float32s, Floats
+from twotower.arrays import Bools, Float32s, Floats, distinct
 from twotower.baselines.validation import thinned
 from twotower.caller import argument
 from twotower.config import Config
@@ -239,7 +239,7 @@ def _examples(ranked: Ranked, cases: Cases) -> tuple[_Examples, list[str]]:
         rows.append(found.item_rows)
     item_rows = np.concatenate(rows)
     owners = cases.targets.owners.astype(np.int64)
-    targets = np.unique(owners * num_rows + cases.targets.item_rows)
+    targets = distinct(owners * num_rows + cases.targets.item_rows)
     keys = np.arange(len(cases))[:, None] * num_rows + item_rows
     examples = _Examples(
         table=np.concatenate(tables),

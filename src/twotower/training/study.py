@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from twotower.arrays import distinct
 from twotower.caller import argument, passing
 from twotower.config import Config
 from twotower.data.dataset import Dataset, Part
@@ -102,7 +103,7 @@ def search_space(
     train = dataset.part(Part.TRAIN)
     positive = train.where(train.is_positive)
     longest = int(np.diff(positive.offsets).max())
-    num_items = len(np.unique(positive.item_rows))
+    num_items = len(distinct(positive.item_rows))
     has_history = dataset.ordered and config.towers.history != "none"
     loss, sampler = LOSSES[config.loss.kind], SAMPLERS[config.loss.negatives]
     applies = {

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from twotower import runtime
-from twotower.arrays import Ints
+from twotower.arrays import Ints, distinct
 from twotower.data.dataset import Part
 from twotower.features.encoders import CategoryEncoder
 from twotower.features.schema import Side
@@ -97,11 +97,11 @@ def _moving(objective: Objective, learnt_before: Mapping[Side, Ints]) -> dict[Si
         name = encoder.names[encoder.id_place]
         if side == "item":
             rows_of_ids = encoding.item_features[name].cpu().numpy()
-            rows = np.unique(examples.item_rows)
+            rows = distinct(examples.item_rows)
         else:
             rows_of_ids = objective.query_arrays[name]
-            rows = np.unique(examples.query_rows)
+            rows = distinct(examples.query_rows)
         rows = rows[learnt_before[side][rows] < SETTLED_FROM]
-        found[side] = np.unique(rows_of_ids[rows]).astype(np.int64)
+        found[side] = distinct(rows_of_ids[rows]).astype(np.int64)
         found[side] = found[side][found[side] >= FIRST_ROW]
     return found

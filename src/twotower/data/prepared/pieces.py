@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from twotower.arrays import Ints, Rows
+from twotower.arrays import Ints, Rows, distinct
 from twotower.data.dataset import Interactions, query_blocks, sorted_events
 from twotower.data.event_reader import EventBlock
 from twotower.data.events_on_disk import save_events
@@ -231,7 +231,7 @@ class _Source:
         order = np.argsort(places)
         ascending = places[order]
         found = [self.frame.head(0).collect()]
-        for group in np.unique(ascending // GROUP_ROWS).tolist():
+        for group in distinct(ascending // GROUP_ROWS).tolist():
             start = group * GROUP_ROWS
             low, high = np.searchsorted(ascending, [start, start + GROUP_ROWS])
             rows = self.frame.slice(start, GROUP_ROWS).collect()
