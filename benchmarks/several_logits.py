@@ -290,7 +290,9 @@ def run(name: str, seed: int) -> dict[str, Any]:
     epochs: list[dict[str, Any]] = []
     if title != START:
         started = time.process_time()
-        trainer, progress = gone_on(found, trainer.config, weights, WAYS.get(title))
+        trainer, progress = gone_on(
+            found, trainer.config, weights, None if title == DOT else WAYS[title]
+        )
         epochs = [record for record in progress.log if "loss" in record]
     seconds = time.process_time() - started
     valid, test = both(found.dataset, trainer.scorer())

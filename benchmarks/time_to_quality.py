@@ -13,8 +13,8 @@ ended with, by data set and seed, so that a weaker end does not count as a faste
 reach it has no time. Differences at test are paired by query, with their 95 % intervals.
 
 The phases are those that ``train`` tells its callbacks: reading; choices, until the first training;
-training, which is steps and validations of all entrants of a race; the closed form; evaluation, which is
-the test, the baselines and their choice; and writing the index, the bundle and the report.
+training, which is steps and validations of all entrants of a race; the closed form; and the rest, which is
+the test, the baselines and their choice, the index, the bundle and the report.
 
 Finished runs are kept under ``benchmarks/results``, by label, data set, seed and threads.
 """
@@ -37,7 +37,6 @@ from common import RESULTS, cached, is_kept, report
 from twotower import Config, train
 from twotower.data.dataset import Dataset, Part
 from twotower.evaluation.evaluate_bundle import base_of, dataset_of
-from twotower.evaluation.figures import Figures
 from twotower.evaluation.intervals import difference_intervals
 from twotower.evaluation.ranking import evaluate_on
 from twotower.training.callbacks import Callback
@@ -55,7 +54,7 @@ NAMES = (
 SHARES = (0.90, 0.95, 0.99)
 MAIN = "ndcg@10"
 BEFORE = "before"
-PHASES = ("reading", "choices", "training", "closed form", "evaluation", "writing")
+PHASES = ("reading", "choices", "training", "closed form", "the rest")
 Run = Mapping[str, Any]
 
 
@@ -83,7 +82,7 @@ class Clock(Callback):
         for place in range(2):
             self.phases[self._phase][place] += now[place] - self._since[place]
         self._since, self._phase = now, phase
-        if phase == "evaluation" and self.settled is None:
+        if phase == "the rest" and self.settled is None:
             self.settled = now
 
     def reached(self, metric: float) -> None:
@@ -101,8 +100,8 @@ class Clock(Callback):
             self.enter("closed form")
         elif phase.startswith(("race", "training")):
             self.enter("training")
-        elif self._phase != "writing":
-            self.enter("evaluation")
+        else:
+            self.enter("the rest")
 
     def on_start(self, *_: Any) -> None:
         """A training starts."""
@@ -111,10 +110,6 @@ class Clock(Callback):
     def on_epoch(self, record: dict[str, Any]) -> None:
         """An epoch was validated."""
         self.reached(record[f"valid_{MAIN}"])
-
-    def on_figures(self, figures: Figures, stopped_early: bool) -> None:  # noqa: ARG002
-        """The best weights were evaluated."""
-        self.enter("writing")
 
 
 def run(name: str, seed: int, threads: int) -> dict[str, Any]:
@@ -133,7 +128,7 @@ def run(name: str, seed: int, threads: int) -> dict[str, Any]:
             config=config,
             progress=clock,
         )
-        clock.enter("writing")
+        clock.enter("the rest")
         total = clock.now()
         retriever = trained.retriever
         end = end_of(clock, retriever.contents.log)

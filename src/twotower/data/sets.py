@@ -102,8 +102,8 @@ class SetBatches:
         self._queries = distinct(events.query_rows[events.is_positive])
         # All events of one item are in the history, or all are targets.
         pairs = events.query_rows.astype(np.int64) << 32 | events.item_rows
-        unlike, self._pair_of = np.unique(pairs, return_inverse=True)
-        self._num_pairs = len(unlike)
+        distinct_pairs, self._pair_of = np.unique(pairs, return_inverse=True)
+        self._num_pairs = len(distinct_pairs)
         is_asked = np.zeros(self._num_pairs, np.bool_)
         is_asked[self._pair_of[events.is_positive]] = True
         self._can_ask = is_asked[self._pair_of]

@@ -112,9 +112,9 @@ class TextTransform(Transform):
             rows = self.own_vocabulary().rows_of(tokens)
             known = rows > UNKNOWN_ROW
             return lines[known], rows[known].astype(np.int64)
-        distinct = tokens.unique(maintain_order=True)
-        of_token = hashed(distinct, self.feature.buckets, NUM_HASHES) + FIRST_ROW
-        places = Vocabulary(distinct).rows_of(tokens) - FIRST_ROW
+        unique_tokens = tokens.unique(maintain_order=True)
+        of_token = hashed(unique_tokens, self.feature.buckets, NUM_HASHES) + FIRST_ROW
+        places = Vocabulary(unique_tokens).rows_of(tokens) - FIRST_ROW
         frame = pl.DataFrame(
             {"line": np.repeat(lines, NUM_HASHES), "row": of_token[places].reshape(-1)}
         ).unique(maintain_order=True)

@@ -298,15 +298,15 @@ class WindowsEncoder(nn.Module):
         if self.training:
             is_hidden = torch.rand(len(rows), 1, device=rows.device) < TEXT_DROPOUT
             rows = torch.where(is_hidden & (rows > UNKNOWN_ROW), UNKNOWN_ROW, rows)
-        distinct, places = torch.unique(rows, return_inverse=True)
+        unique_rows, places = torch.unique(rows, return_inverse=True)
         # After all words that are here stands none, whose vector is 0, for what is beyond either end.
-        is_known = (distinct > UNKNOWN_ROW)[:, None]
-        vectors = torch.cat([self.vectors[distinct].float(), is_known], dim=1)
+        is_known = (unique_rows > UNKNOWN_ROW)[:, None]
+        vectors = torch.cat([self.vectors[unique_rows].float(), is_known], dim=1)
         vectors = F.pad(vectors, (0, 0, 0, 1))  # [words + 1, width + 1]
         weights = F.normalize(self.weights[rows], dim=1)
         bags = F.embedding_bag(places, vectors, per_sample_weights=weights, mode="sum")
         of_words = torch.einsum("ud,kdf->kuf", vectors, self.filters)
-        around = F.pad(places, (WINDOW // 2, WINDOW // 2), value=len(distinct))
+        around = F.pad(places, (WINDOW // 2, WINDOW // 2), value=len(unique_rows))
         found = self._strongest(of_words, around, rows == PADDING_ROW)
         found = torch.where((rows > UNKNOWN_ROW).any(dim=1, keepdim=True), found, 0.0)
         return SCALE * (F.linear(bags, self.weight) + F.linear(found, self.strongest))

@@ -189,8 +189,8 @@ class Encoding:
         longest = max(1, int(histories.lengths.max(initial=1)))
         windows = last_windows(histories, min(self.history_length, longest))
         rows, times = windows.rows, windows.times
-        distinct, found = np.unique(rows, return_inverse=True)
-        inputs = self.model.history_inputs(self.features_of(self._moved(distinct)))
+        rows_read, found = np.unique(rows, return_inverse=True)
+        inputs = self.model.history_inputs(self.features_of(self._moved(rows_read)))
         vectors = inputs[self._moved(found.reshape(rows.shape))]
         if self.event_features is not None:
             event_rows = windows.event_rows
