@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from twotower.towers.history import PooledHistory
+from twotower.towers.history import HistoryEncoder, PooledHistory
 from twotower.towers.layers import NUM_GAPS, SinceLast, gap_rows
 from twotower.towers.model import QueryTower, TwoTower
+from twotower.towers.transformer import Transformer
 
 
 def awake() -> SinceLast:
@@ -79,3 +80,26 @@ def test_gaps_change_the_answer() -> None:
     near = towers.encode_queries({}, vectors, mask, torch.tensor([[0.0, 1.0, 2.0]]))
     far = towers.encode_queries({}, vectors, mask, torch.tensor([[0.0, 1.0, 9e5]]))
     assert not torch.allclose(near, far)
+
+
+def test_marks_are_summed_as_their_vectors_are() -> None:
+    since = awake()
+    with torch.no_grad():
+        since.table.weight.normal_()
+    mask = torch.tensor([[False, True, True, True], [True, True, True, True]])
+    marks = since.marks(mask, torch.tensor([[0.0, 0.0, 7.0, 9.0], [0.0, 50.0, 50.0, 1e6]]))
+    weights = torch.rand(2, 5, 4)
+    assert torch.allclose(marks.summed(weights), weights @ marks.vectors(), atol=1e-6)
+
+
+@pytest.mark.parametrize("encoder", [PooledHistory(3, 0.0), Transformer(3, 0.0)])
+def test_a_marked_history_is_read_as_one_of_longer_vectors(encoder: HistoryEncoder) -> None:
+    since, vectors = awake(), torch.randn(2, 4, 3)
+    mask = torch.tensor([[False, True, True, True], [True, True, True, True]])
+    times = torch.tensor([[0.0, 0.0, 7.0, 9.0], [0.0, 50.0, 50.0, 1e6]])
+    read = encoder.last_of_marked(vectors, mask, times, since.marks(mask, times))
+    added = encoder(vectors + since(mask, times), mask, times)[:, -1]
+    assert torch.allclose(read, added, atol=1e-5)
+    found = torch.autograd.grad(read.sum(), since.table.weight, retain_graph=True)[0]
+    expected = torch.autograd.grad(added.sum(), since.table.weight)[0]
+    assert torch.allclose(found, expected, atol=1e-5)

@@ -18,7 +18,7 @@ from twotower.features.windows import SCALE, WINDOW, WindowsEncoder
 from twotower.registry import resolved
 from twotower.towers.history import HistoryEncoder, Recurrent
 from twotower.towers.history_encoders import HISTORY_ENCODERS
-from twotower.towers.layers import NUM_GAPS, SinceLast
+from twotower.towers.layers import NUM_GAPS, Marks, SinceLast
 from twotower.towers.model import QueryTower, TwoTower
 from twotower.towers.question_time import DAY_HOURS, Asked, QuestionTime, asked_at
 from twotower.towers.transformer import Transformer
@@ -267,12 +267,12 @@ class _Since(nn.Module):
         self.table = since.table
         self.bounds = nn.Buffer(2.0 ** torch.arange(1, NUM_GAPS, dtype=torch.float64))
 
-    def forward(self, mask: Tensor, times: Tensor) -> Tensor:
+    def marks(self, mask: Tensor, times: Tensor) -> Marks:
         gaps = times[:, 1:] - times[:, :-1]
         rows = (1 + gaps[:, :, None] >= self.bounds).sum(dim=2)
         is_read = mask[:, 1:] & mask[:, :-1] & ~gaps.isnan()
-        vectors = self.table(rows).masked_fill(~is_read[:, :, None], 0.0)
-        return F.pad(vectors, (0, 0, 1, 0))
+        rows = F.pad(torch.where(is_read, rows, NUM_GAPS), (1, 0), value=NUM_GAPS)
+        return Marks(rows, F.pad(self.table.weight, (0, 0, 0, 1)))
 
 
 class _QuestionTime(nn.Module):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from twotower.errors import ArgumentError
-from twotower.towers.layers import dropout
+from twotower.towers.layers import Marks, dropout
 
 State: TypeAlias = tuple[Tensor, ...]
 """What an encoder keeps of ``B`` histories of equal length to go on from."""
@@ -52,6 +52,12 @@ class HistoryEncoder(nn.Module):
     def last(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:
         """Return ``forward(...)[:, -1]``, ``(B, d)``; to be overridden where that can be had for less."""
         return cast("Tensor", self(item_vectors, mask, times))[:, -1]
+
+    def last_of_marked(
+        self, item_vectors: Tensor, mask: Tensor, times: Tensor | None, marks: Marks
+    ) -> Tensor:
+        """Return ``last`` of vectors with marks added to them; to be overridden as ``last`` is."""
+        return self.last(item_vectors + marks.vectors(), mask, times)
 
     @abstractmethod
     def step(
@@ -178,12 +184,27 @@ class PooledHistory(HistoryEncoder):
 
     def last(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Return the mix at the last position, ``(B, d)``, reading the item vectors once."""
-        dtype = item_vectors.dtype
-        weights = torch.cat(
-            [cast("DecayedMean", p).weights(mask, dtype, last_only=True) for p in self.pools], dim=1
-        )  # (B, pools, L)
-        pooled = (weights @ item_vectors).flatten(1)
-        return cast("Tensor", self.mix(dropout(pooled, self.dropout, self.training)))
+        return self._mixed(self._last_weights(mask, item_vectors.dtype) @ item_vectors)
+
+    def last_of_marked(
+        self,
+        item_vectors: Tensor,
+        mask: Tensor,
+        times: Tensor | None,  # noqa: ARG002
+        marks: Marks,
+    ) -> Tensor:
+        """Return the same of vectors with marks added, which are pooled by themselves: that is linear."""
+        weights = self._last_weights(mask, item_vectors.dtype)
+        return self._mixed(weights @ item_vectors + marks.summed(weights))
+
+    def _last_weights(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return each event's weight in each pool, seen from the last position: ``(B, pools, L)``."""
+        pools = (cast("DecayedMean", pool) for pool in self.pools)
+        return torch.cat([pool.weights(mask, dtype, last_only=True) for pool in pools], dim=1)
+
+    def _mixed(self, pooled: Tensor) -> Tensor:
+        """Return the mix of pooled vectors, ``(B, pools, d)``: ``(B, d)``."""
+        return cast("Tensor", self.mix(dropout(pooled.flatten(1), self.dropout, self.training)))
 
     def step(
         self, item_vectors: Tensor, times: Tensor | None = None, state: State | None = None

@@ -1,6 +1,7 @@
 """Layers of the towers: dropout, the MLPs on top of the features, and the time between events."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, cast
 
@@ -137,6 +138,34 @@ def gap_rows(seconds: Tensor) -> Tensor:
     return torch.log2(1 + seconds.clamp(min=0)).long().clamp(max=NUM_GAPS - 1)
 
 
+@dataclass(frozen=True, eq=False)
+class Marks:
+    """Vectors that are added to those of events, each one of a few.
+
+    Args:
+        rows: ``(B, L)`` int64 which of them each event gets.
+        table: ``(R, dim)``.
+    """
+
+    rows: Tensor
+    table: Tensor
+
+    def vectors(self) -> Tensor:
+        """Return the vector of each event: ``(B, L, dim)``."""
+        return F.embedding(self.rows, self.table)
+
+    def summed(self, weights: Tensor) -> Tensor:
+        """Return weighted sums over the events, without a vector for each: ``(B, P, dim)``.
+
+        Args:
+            weights: ``(B, P, L)`` of each event in each of ``P`` sums.
+        """
+        num, sums, _ = weights.shape
+        of_rows = weights.new_zeros(num, sums, len(self.table))
+        places = self.rows[:, None, :].expand(-1, sums, -1)
+        return of_rows.scatter_add(2, places, weights) @ self.table
+
+
 class SinceLast(nn.Module):
     """A vector for the time since the event before: whether an event goes on, or begins anew.
 
@@ -154,15 +183,19 @@ class SinceLast(nn.Module):
         self.table = nn.Embedding(NUM_GAPS, dim)
         nn.init.zeros_(self.table.weight)
 
-    def forward(self, mask: Tensor, times: Tensor) -> Tensor:
-        """Map ``(B, L)`` masks and seconds to ``(B, L, dim)``."""
+    def marks(self, mask: Tensor, times: Tensor) -> "Marks":
+        """Return what ``(B, L)`` masks and seconds add to the events of windows."""
         before = F.pad(mask[:, :-1], (1, 0))
         gaps = F.pad(times.diff(dim=1), (1, 0))
-        vectors = cast("Tensor", self.table(gap_rows(gaps)))
         is_read = before & mask
         if self.training and self.dropout > 0:
             is_read &= torch.rand(len(mask), 1, device=mask.device) >= self.dropout
-        return vectors.masked_fill(~is_read[:, :, None], 0.0)
+        rows = torch.where(is_read, gap_rows(gaps), NUM_GAPS)
+        return Marks(rows, F.pad(self.table.weight, (0, 0, 0, 1)))
+
+    def forward(self, mask: Tensor, times: Tensor) -> Tensor:
+        """Map ``(B, L)`` masks and seconds to ``(B, L, dim)``."""
+        return self.marks(mask, times).vectors()
 
     def step(self, times: Tensor, before: Tensor) -> Tensor:
         """Map the ``(B,)`` seconds of events and of those before them to ``(B, dim)``."""

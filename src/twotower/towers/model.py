@@ -105,15 +105,20 @@ class QueryTower(nn.Module):
                 where that is not known.
         """
         owners = None if wanted is None else wanted.nonzero()[:, 0]
+        marks = None
         if self.since is not None and times is not None:
-            item_vectors = item_vectors + self.since(mask, times)
+            marks = self.since.marks(mask, times)
         num = mask.shape[0] if owners is None else owners.shape[0]
         if self.history is None:
             width = self.dim if self.encoder is None else self.encoder.dim
             read = torch.zeros(num, width, device=mask.device)
+        elif wanted is None and marks is not None:
+            read = self.history.last_of_marked(item_vectors, mask, times, marks)
         elif wanted is None:
             read = self.history.last(item_vectors, mask, times)
         else:
+            if marks is not None:
+                item_vectors = item_vectors + marks.vectors()
             read = self.history(item_vectors, mask, times)[wanted]
             asked = None if asked is None else asked[wanted]
         return self.output(features, read, owners, asked)
