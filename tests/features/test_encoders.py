@@ -1,6 +1,7 @@
 """Encoders: the two reserved rows, id dropout, sums of features, gradients where they belong."""
 
 from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -9,7 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from twotower.features import encoders
-from twotower.features.encoders import CategoryEncoder, NumbersEncoder, SideEncoder, TagsEncoder
+from twotower.features.bag_matrix import BagMatrix
+from twotower.features.encoders import (
+    CategoryEncoder,
+    NumbersEncoder,
+    SideEncoder,
+    TagsEncoder,
+    TextEncoder,
+)
 from twotower.features.schema import Feature
 from twotower.features.transforms import SideTransforms
 
@@ -211,3 +219,39 @@ class TestSideEncoder:
     def test_nothing_to_encode_is_refused(self, kinds: tuple[str, ...], use_id: bool) -> None:
         with pytest.raises(ValueError, match="must hold a feature to encode, got none"):
             side(transforms(*kinds), use_id=use_id)
+
+
+class TestFixedBags:
+    ROWS = torch.tensor([[2, 3, 3], [4, 0, 0], [0, 0, 0], [5, 1, 2]], dtype=torch.int32)
+
+    def encoders(self) -> list[TagsEncoder | TextEncoder]:
+        torch.manual_seed(0)
+        weights = torch.tensor([0.0, 0.0, 1.0, 2.0, 0.5, 3.0])
+        return [TagsEncoder(ROWS, DIM), TextEncoder(weights, DIM, sparse=False)]
+
+    def test_they_are_what_the_rows_are(self) -> None:
+        for encoder in self.encoders():
+            fixed = encoder.fixed(self.ROWS)
+            assert len(fixed) == len(self.ROWS)
+            torch.testing.assert_close(encoder(fixed), encoder(self.ROWS))
+
+    def test_they_have_the_same_gradients(self) -> None:
+        factors = torch.randn(len(self.ROWS), DIM)
+        for encoder in self.encoders():
+            found = []
+            for rows in (self.ROWS, encoder.fixed(self.ROWS)):
+                encoder.table.weight.grad = None
+                backward((encoder(rows) * factors).sum())
+                found.append(gradient(encoder))
+            torch.testing.assert_close(found[1], found[0])
+
+    def test_only_bags_with_dense_gradients_are_made_ready(self) -> None:
+        of = transforms("tags", "number")
+        encoder, features = side(of), tensors(of)
+        fixed = encoder.fixed(features)
+        assert isinstance(fixed["words"], BagMatrix)
+        assert fixed["price"] is features["price"]
+        torch.testing.assert_close(encoder(fixed), encoder(features))
+        words = encoder.encoders[encoder.names.index("words")]
+        cast("TagsEncoder", words).table.sparse = True
+        assert encoder.fixed(features)["words"] is features["words"]

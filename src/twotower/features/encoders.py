@@ -6,13 +6,14 @@ linear layer, without paying for the product of an embedding with a matrix.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from twotower.errors import ArgumentError
+from twotower.features.bag_matrix import BagMatrix
 from twotower.features.base import Transform
 from twotower.features.sentences import SentenceTransform
 from twotower.features.text import TextTransform
@@ -22,6 +23,9 @@ from twotower.features.windows import WindowsEncoder, WindowsTransform
 from twotower.processes.sharded_table import ShardedTable, is_to_be_sharded
 from twotower.registry import resolved
 from twotower.vocab import PADDING_ROW, UNKNOWN_ROW
+
+FixedFeatures: TypeAlias = Mapping[str, Tensor | BagMatrix]
+"""One tensor a feature, or the matrix of bags that stay the same."""
 
 INIT_STD = 0.02
 SPARSE_FROM_ROWS = 50_000
@@ -111,8 +115,16 @@ class TagsEncoder(nn.Module):
         """Return the encoder of a transform."""
         return cls(transform.own_vocabulary().num_rows, dim)
 
-    def forward(self, rows: Tensor) -> Tensor:
+    def fixed(self, rows: Tensor) -> BagMatrix:
+        """Return what ``forward`` takes in place of rows that are the same in every step."""
+        is_tag = (rows != PADDING_ROW).float()
+        weights = is_tag / is_tag.sum(dim=1, keepdim=True).clamp(min=1)
+        return BagMatrix(rows, weights, self.table.num_embeddings)
+
+    def forward(self, rows: Tensor | BagMatrix) -> Tensor:
         """Map ``(n, tags)`` rows padded with 0 to ``(n, dim)``."""
+        if isinstance(rows, BagMatrix):
+            return rows.times(self.table.weight)
         return cast("Tensor", self.table(rows.long()))
 
 
@@ -144,8 +156,15 @@ class TextEncoder(nn.Module):
         weights = torch.from_numpy(cast("TextTransform", transform).weights).float()
         return cls(weights, dim, sparse=options.sparse and len(weights) >= SPARSE_FROM_ROWS)
 
-    def forward(self, rows: Tensor) -> Tensor:
+    def fixed(self, rows: Tensor) -> BagMatrix:
+        """Return what ``forward`` takes in place of rows that are the same in every step."""
+        weights = F.normalize(self.weights[rows.long()], dim=1)
+        return BagMatrix(rows, weights, self.table.num_embeddings)
+
+    def forward(self, rows: Tensor | BagMatrix) -> Tensor:
         """Map ``(n, width)`` rows padded with 0 to ``(n, dim)``."""
+        if isinstance(rows, BagMatrix):
+            return rows.times(self.table.weight)
         rows = rows.long()
         weights = F.normalize(self.weights[rows], dim=1)
         return cast("Tensor", self.table(rows, per_sample_weights=weights))
@@ -249,7 +268,17 @@ class SideEncoder(nn.Module):
         assert place is not None  # ``build_model`` has checked it
         return cast("Tensor", self.encoders[place](features[self.names[place]]))
 
-    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+    def fixed(self, features: Mapping[str, Tensor]) -> FixedFeatures:
+        """Return what ``forward`` takes in place of features that are the same in every step."""
+        found: dict[str, Tensor | BagMatrix] = dict(features)
+        for name, encoder in zip(self.names, self.encoders, strict=True):
+            # A sparse gradient holds what a step touches; elsewhere than on a CPU a bag is quick.
+            is_bag = isinstance(encoder, TagsEncoder | TextEncoder) and not encoder.table.sparse
+            if is_bag and features[name].device.type == "cpu":
+                found[name] = cast("TagsEncoder | TextEncoder", encoder).fixed(features[name])
+        return found
+
+    def forward(self, features: FixedFeatures) -> Tensor:
         """Map one tensor a feature, each of ``n`` lines, to ``(n, dim)``."""
         first, *others = (
             cast("Tensor", encoder(features[name]))

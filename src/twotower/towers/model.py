@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from twotower.errors import ArgumentError, check_positive
-from twotower.features.encoders import SideEncoder
+from twotower.features.encoders import FixedFeatures, SideEncoder
 from twotower.towers.history import HistoryEncoder, State
 from twotower.towers.layers import SinceLast
 from twotower.towers.popularity import PopularityPrior
@@ -34,7 +34,7 @@ class ItemTower(nn.Module):
         self.block = block
         self.dim = dim
 
-    def inputs(self, features: Features) -> Tensor:
+    def inputs(self, features: FixedFeatures) -> Tensor:
         """Return the summed features, ``(n, dim)``: what a history reads of an item."""
         return cast("Tensor", self.encoder(features))
 
@@ -258,7 +258,12 @@ class TwoTower(nn.Module):
         """Names of the item features that the item tower reads."""
         return _features_read(self.item_tower)
 
-    def item_inputs(self, features: Features) -> Tensor:
+    def fixed_items(self, features: Features) -> FixedFeatures:
+        """Return what ``item_inputs`` takes in place of features that are the same in every step."""
+        tower = self.item_tower
+        return tower.encoder.fixed(features) if isinstance(tower, ItemTower) else features
+
+    def item_inputs(self, features: FixedFeatures) -> Tensor:
         """Return the summed features from which the item tower computes its output: ``(n, dim)``.
 
         A custom item tower has no inner sum of features, so that is its output.

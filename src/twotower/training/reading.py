@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from twotower.data.batches import PairBatch
 from twotower.data.prefixes import PrefixBatch
 from twotower.data.sets import SetBatch
 from twotower.features.base import FeatureArrays
+from twotower.features.encoders import FixedFeatures
 from twotower.histories import since_first
 from twotower.losses.candidates import Candidates, Pairs, Sampler
 from twotower.losses.frequencies import StreamFrequency
@@ -111,6 +113,7 @@ class Reading:
         owners: ``(T,)`` int64 the query of each pair, where a query is one example and wants several items;
             else None.
         asked: When the questions are asked, ``(B,)``, or ``(B, L)`` where positions are examples; or None.
+        fixed: ``item_features`` of all of them as ``TwoTower.fixed_items`` returns them; or None.
     """
 
     encoding: Encoding
@@ -128,6 +131,7 @@ class Reading:
     of_events: Mapping[str, Tensor] | None = None
     owners: Tensor | None = None
     asked: Asked | None = None
+    fixed: FixedFeatures | None = None
 
     def liked(self) -> Tensor | None:
         """Return the item rows that each example's history holds: ``(n, L)``, or None."""
@@ -150,9 +154,10 @@ class Reading:
 
     def inputs(self, piece: slice) -> Tensor:
         """Return the item tower's inputs of a piece of the distinct items: ``(n, dim)``."""
-        return self.encoding.model.item_inputs(
-            {name: v[piece] for name, v in self.item_features.items()}
-        )
+        model = self.encoding.model
+        if self.fixed is not None and piece == slice(None):
+            return model.item_inputs(self.fixed)
+        return model.item_inputs({name: v[piece] for name, v in self.item_features.items()})
 
     def items(self, inputs: Tensor, piece: slice) -> Tensor:
         """Return the vectors of a piece of the candidates: ``(n, dim)``."""
@@ -290,7 +295,13 @@ class Reader:
             of_events,
             owners,
             asked,
+            self._fixed if is_whole else None,
         )
+
+    @cached_property
+    def _fixed(self) -> FixedFeatures:
+        """The features of all items, which many steps read."""
+        return self.encoding.model.fixed_items(self.encoding.item_features)
 
     def _pairs(self, batch: Batch) -> Pairs:
         """Return the positives of a batch."""
