@@ -291,13 +291,21 @@ def test_the_choice_is_the_best_of_its_neighbours_on_validation() -> None:
 def test_whichever_comes_first_the_better_is_chosen(
     monkeypatch: pytest.MonkeyPatch, grid: str, values: tuple[Any, ...], setting: str
 ) -> None:
-    dataset = walks()
     monkeypatch.setattr(spectral_file, "WIDTHS", (8,))
     found = []
     for tried in (values, values[::-1]):
         monkeypatch.setattr(spectral_file, grid, tried)
-        found.append(getattr(choose_spectral(dataset), setting))
+        found.append(getattr(choose_spectral(walks()), setting))
     assert found[0] == found[1]
+
+
+def test_a_choice_is_made_once_for_each_data_set_and_width() -> None:
+    dataset = walks()
+    chosen, narrow = choose_spectral(dataset), choose_spectral(dataset, 4)
+    assert choose_spectral(dataset) is chosen
+    assert choose_spectral(dataset, 4) is narrow
+    assert narrow.width == 4
+    assert choose_spectral(walks()) is not chosen
 
 
 def test_widths_that_take_long_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:

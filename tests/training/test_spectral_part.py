@@ -1,6 +1,7 @@
 """A closed form beside the towers: the scores of both are added, and validation decides whether."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from twotower.config import Config
 from twotower.data.dataset import Part
 from twotower.errors import ConfigError
 from twotower.histories import Histories
+from twotower.training import closed_form_scale
 from twotower.training.best import WORTH, add_better_part, is_worth
 from twotower.training.callbacks import Callback
 from twotower.training.choices import resolve
 from twotower.training.closed_form import chosen
+from twotower.training.closed_form_scale import metrics_at
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
 from twotower.vocab import FIRST_ROW
@@ -180,6 +183,28 @@ def test_one_that_helps_is_added_at_the_best_scale() -> None:
     assert told.said == [f"{lead} beside the towers, {trained:.4f} without; vectors have 7 numbers"]
     trainer.add(spectral, found / 2)  # the scale before
     assert trainer.validate() <= metric
+
+
+@pytest.mark.parametrize("history", ["mean", "transformer"])
+def test_sums_have_the_metrics_of_models_with_the_closed_form(
+    history: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_of(settings(history))
+    trainer.fit()
+    spectral, scales = chosen(trainer.dataset, WIDTH), (0.1, 3.0, 20.0)
+    expected = []
+    for scale in scales:
+        trainer.add(spectral, scale)
+        expected.append(trainer.validate())
+    monkeypatch.setattr(closed_form_scale, "_SCORES", 1_000)  # in several parts
+    assert metrics_at(trainer, spectral, scales) == pytest.approx(expected, abs=1e-4)
+    assert len(set(expected)) == len(scales)
+    # Queries without events, of which nothing is known, are answered by popularity at every scale.
+    objective = trainer.objectives[0]
+    histories = Histories.empty(len(objective.valid))
+    objective.valid = replace(objective.valid, histories=histories)
+    first, *others = metrics_at(trainer, spectral, scales)
+    assert others == [first, first] == [trainer.validate()] * 2
 
 
 def test_one_that_does_not_help_is_not_added() -> None:

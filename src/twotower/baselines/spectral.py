@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -285,18 +286,29 @@ class Spectral:
         return scores.mul_(torch.from_numpy(_power(degrees, self.popularity_power)))
 
 
+_chosen: WeakKeyDictionary[Dataset, dict[int | None, Spectral]] = WeakKeyDictionary()
+
+
 def choose_spectral(dataset: Dataset, width: int | None = None) -> Spectral:
     """Return Spectral fitted on the training events, with settings chosen on validation.
 
     NDCG@10 decides, in stages, each on a small grid: the half-life, the width, the rounds, the powers (with
     how much of the items' power is taken back), the place.
 
-    Widths that would take more than ten minutes, or 2 GB, are not tried, except the narrowest.
+    Widths that would take more than ten minutes, or 2 GB, are not tried, except the narrowest. A data set's
+    choice is remembered, since it is a baseline and may be a part of the model.
 
     Args:
         dataset: With a split. Without order among its events, the half-life is None.
         width: The width, where it is not to be chosen.
     """
+    known = _chosen.setdefault(dataset, {})
+    if width not in known:
+        known[width] = _choose(dataset, width)
+    return known[width]
+
+
+def _choose(dataset: Dataset, width: int | None) -> Spectral:
     train, validation = dataset.part(Part.TRAIN), Validation.of(dataset)
     tried = WIDTHS if width is None else (width,)
     num_rows = dataset.items.ids.num_rows

@@ -65,9 +65,14 @@ class Evaluation:
     def mean(self) -> dict[str, float]:
         """Return each metric's mean over queries, by their weights, in the order of ``values``."""
         weights = self.cases.weights
-        if weights is None or not weights.any():
-            return {name: float(values.mean()) for name, values in self.values.items()}
-        return {n: float(np.average(v, weights=weights)) for n, v in self.values.items()}
+        return {name: mean_by(weights, values) for name, values in self.values.items()}
+
+
+def mean_by(weights: Floats | None, values: Floats) -> float:
+    """Return the mean of values, by their weights where there are some above 0."""
+    if weights is None or not weights.any():
+        return float(values.mean())
+    return float(np.average(values, weights=weights))
 
 
 def evaluate(

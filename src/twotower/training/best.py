@@ -5,9 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-
 from twotower.caller import argument
 from twotower.config import WIDTH, Config
 from twotower.errors import ArgumentError, ConfigError, NothingLearntError
@@ -18,6 +15,7 @@ from twotower.training.checkpoints import Progress, WorkFolder
 from twotower.training.choices import resolve
 from twotower.training.closed_form import chosen as chosen_closed_form
 from twotower.training.closed_form import is_quick, no_closed_form, no_part, settings_of
+from twotower.training.closed_form_scale import at_best_scale
 from twotower.training.heats import Heat
 from twotower.training.race import Race, record_of
 from twotower.training.settings import with_values
@@ -27,12 +25,6 @@ from twotower.training.trainer import Trainer
 if TYPE_CHECKING:
     from twotower.baselines.spectral import Spectral
 
-SHARES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
-"""Standard deviations of the added scores that are tried, as ratios to that of the model's own scores."""
-MOST_SHARE = 25.6
-"""The ratio is doubled up to this while the largest one is the best."""
-SPREAD_CASES = 50
-"""Validation cases on which the standard deviations are measured."""
 WORTH = 1.01
 """Ratio of validation metrics from which longer vectors are worth their cost. The closed form alone needs
 the same ratio, since it reads no features."""
@@ -260,7 +252,7 @@ def add_better_part(
     try:
         teller.on_phase("the closed form beside it")
         trained = trainer.validate()  # as the sums are: a training may round
-        found = {part.width: _at_best_scale(trainer, part) for part in parts}
+        found = {part.width: at_best_scale(trainer, part) for part in parts}
         chosen = next(iter(found.values()))
         for best in found.values():
             if is_worth(best[0], chosen[0]):
@@ -271,6 +263,7 @@ def add_better_part(
         if is_added:
             trainer.add(part, scale)
             trainer.settle()
+            metric = trainer.validate()  # sums were rounded in another order
     except (KeyboardInterrupt, ConfigError) as error:  # it does not fit into memory
         trainer.remove_added()
         trainer.settle()
@@ -281,6 +274,8 @@ def add_better_part(
         return
     width = part.width if is_added else 0
     figures = {0: trained, **{each: best[0] for each, best in found.items()}}
+    if is_added:
+        figures[width] = metric
     steps.log.insert(0, record_of("towers.spectral_dim", figures, chosen=width))
     said = f"validation {name} is {metric:.4f} with a closed form beside the towers, {trained:.4f} without"
     said = f"towers.spectral_dim = {width}: {said}"
@@ -292,35 +287,6 @@ def add_better_part(
         if stated and width < stated:
             said += ", since the data have no more singular vectors"
     teller.on_choices((said,), trainer.config)
-
-
-def _at_best_scale(trainer: Trainer, part: "Spectral") -> "tuple[float, Spectral, float]":
-    """Return the best validation metric with a closed form added, the closed form, and its scale."""
-    unit, best, shares = _unit(trainer, part), (-1.0, part, 0.0), list(SHARES)
-    while shares:
-        share = shares.pop(0)
-        trainer.add(part, share * unit)
-        metric = trainer.validate()
-        if metric > best[0]:
-            best = metric, part, share * unit
-            if not shares and share < MOST_SHARE:
-                shares.append(2 * share)
-    return best
-
-
-def _unit(trainer: Trainer, part: "Spectral") -> float:
-    """Return the scale at which the added scores have the standard deviation of the trained model's."""
-    cases = trainer.objectives[0].valid
-    cases = cases.take(np.flatnonzero(cases.histories.lengths > 0)[:SPREAD_CASES])
-    if not len(cases):
-        return 1.0
-    trainer.remove_added()
-    trained = trainer.scorer().score(cases).float()
-    trainer.add(part, 1.0)
-    added = trainer.scorer().score(cases).float() - trained
-    items = torch.from_numpy(trainer.popularity > 0).to(trained.device)
-    spreads = [float(each[:, items].std(dim=1, correction=0).mean()) for each in (trained, added)]
-    return spreads[0] / spreads[1] if all(spreads) else 1.0
 
 
 def better_of(
