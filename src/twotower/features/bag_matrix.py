@@ -3,7 +3,6 @@
 from typing import Any, cast
 
 import torch
-from scipy import sparse
 from torch import Tensor
 
 from twotower.vocab import PADDING_ROW
@@ -22,6 +21,8 @@ class BagMatrix:
     """
 
     def __init__(self, rows: Tensor, weights: Tensor, num_rows: int) -> None:
+        from scipy import sparse  # here, since its import takes a while and few models need it
+
         is_read = (rows != PADDING_ROW) & (weights != 0)
         ends = torch.cat([torch.zeros(1, dtype=torch.int64), is_read.sum(dim=1).cumsum(0)])
         parts = (weights[is_read].numpy(), rows[is_read].int().numpy(), ends.int().numpy())
