@@ -25,14 +25,14 @@ def test_an_event_is_told_how_long_ago_the_one_before_was() -> None:
     mask = torch.tensor([[False, True, True, True]])
     times = torch.tensor([[0.0, 0.0, 0.0, 3.0]])
     # Padding, the first event, the same moment (bucket 0), three seconds (bucket 2).
-    assert awake()(mask, times)[0, :, 0].tolist() == [0, 0, 1, 3]
+    assert awake()(mask, times).vectors()[0, :, 0].tolist() == [0, 0, 1, 3]
 
 
 def test_it_starts_as_nothing_and_is_learnt() -> None:
     since = SinceLast(3)
     mask, times = torch.ones(1, 3, dtype=torch.bool), torch.tensor([[0.0, 5.0, 9.0]])
-    assert not since(mask, times).any()
-    since(mask, times).sum().backward()
+    assert not since(mask, times).vectors().any()
+    since(mask, times).vectors().sum().backward()
     assert since.table.weight.grad is not None
     assert since.table.weight.grad[2].tolist() == [2.0, 2.0, 2.0]  # 5 and 4 seconds
 
@@ -41,9 +41,9 @@ def test_some_windows_are_read_without_times_in_training() -> None:
     since = awake()
     since.dropout = 0.5
     mask, times = torch.ones(64, 2, dtype=torch.bool), torch.tensor([[0.0, 5.0]]).expand(64, 2)
-    read = since(mask, times)[:, 1, 0]
+    read = since(mask, times).vectors()[:, 1, 0]
     assert set(read.tolist()) == {0.0, 3.0}
-    assert since.eval()(mask, times)[:, 1, 0].eq(3.0).all()
+    assert since.eval()(mask, times).vectors()[:, 1, 0].eq(3.0).all()
 
 
 class Items(torch.nn.Module):
@@ -87,7 +87,7 @@ def test_marks_are_summed_as_their_vectors_are() -> None:
     with torch.no_grad():
         since.table.weight.normal_()
     mask = torch.tensor([[False, True, True, True], [True, True, True, True]])
-    marks = since.marks(mask, torch.tensor([[0.0, 0.0, 7.0, 9.0], [0.0, 50.0, 50.0, 1e6]]))
+    marks = since(mask, torch.tensor([[0.0, 0.0, 7.0, 9.0], [0.0, 50.0, 50.0, 1e6]]))
     weights = torch.rand(2, 5, 4)
     assert torch.allclose(marks.summed(weights), weights @ marks.vectors(), atol=1e-6)
 
@@ -97,8 +97,8 @@ def test_a_marked_history_is_read_as_one_of_longer_vectors(encoder: HistoryEncod
     since, vectors = awake(), torch.randn(2, 4, 3)
     mask = torch.tensor([[False, True, True, True], [True, True, True, True]])
     times = torch.tensor([[0.0, 0.0, 7.0, 9.0], [0.0, 50.0, 50.0, 1e6]])
-    read = encoder.last_of_marked(vectors, mask, times, since.marks(mask, times))
-    added = encoder(vectors + since(mask, times), mask, times)[:, -1]
+    read = encoder.last_of_marked(vectors, mask, times, since(mask, times))
+    added = encoder(vectors + since(mask, times).vectors(), mask, times)[:, -1]
     assert torch.allclose(read, added, atol=1e-5)
     found = torch.autograd.grad(read.sum(), since.table.weight, retain_graph=True)[0]
     expected = torch.autograd.grad(added.sum(), since.table.weight)[0]

@@ -199,7 +199,7 @@ def test_sums_have_the_metrics_of_models_with_the_closed_form(
     monkeypatch.setattr(closed_form_scale, "_SCORES", 1_000)  # in several parts
     assert metrics_at(trainer, spectral, scales) == pytest.approx(expected, abs=1e-4)
     assert len(set(expected)) == len(scales)
-    # Queries without events, of which nothing is known, are answered by popularity at every scale.
+    # The model knows nothing of queries without events: popularity answers them at every scale.
     objective = trainer.objectives[0]
     histories = Histories.empty(len(objective.valid))
     objective.valid = replace(objective.valid, histories=histories)

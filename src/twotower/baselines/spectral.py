@@ -287,6 +287,7 @@ class Spectral:
 
 
 _chosen: WeakKeyDictionary[Dataset, dict[int | None, Spectral]] = WeakKeyDictionary()
+"""What ``choose_spectral`` returned, by data set and width, as long as the data set is held."""
 
 
 def choose_spectral(dataset: Dataset, width: int | None = None) -> Spectral:

@@ -1,5 +1,6 @@
 """A trained model as a ``Scorer``: alone, with BM25 beside it, and with a second stage behind it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +86,23 @@ class ModelScorer:
     def query_vectors(self, cases: Cases) -> torch.Tensor:
         """Return ``(len(cases), dim)``."""
         return self.encoding.query_vectors(self.features_of(cases), cases.questions)
+
+
+class InOrder:
+    """Scores of cases that come in their order, in chunks of any size; satisfies ``Scorer``.
+
+    Args:
+        scores: Returns the scores of a slice of the cases: ``(n, num_item_rows)``.
+    """
+
+    def __init__(self, scores: Callable[[slice], torch.Tensor]) -> None:
+        self._scores = scores
+        self._place = 0
+
+    def score(self, cases: Cases) -> torch.Tensor:
+        """Return the scores of the next ``len(cases)`` cases."""
+        start, self._place = self._place, self._place + len(cases)
+        return self._scores(slice(start, self._place))
 
 
 @dataclass(frozen=True, eq=False)

@@ -267,7 +267,7 @@ class _Since(nn.Module):
         self.table = since.table
         self.bounds = nn.Buffer(2.0 ** torch.arange(1, NUM_GAPS, dtype=torch.float64))
 
-    def marks(self, mask: Tensor, times: Tensor) -> Marks:
+    def forward(self, mask: Tensor, times: Tensor) -> Marks:
         gaps = times[:, 1:] - times[:, :-1]
         rows = (1 + gaps[:, :, None] >= self.bounds).sum(dim=2)
         is_read = mask[:, 1:] & mask[:, :-1] & ~gaps.isnan()

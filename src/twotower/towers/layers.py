@@ -183,7 +183,7 @@ class SinceLast(nn.Module):
         self.table = nn.Embedding(NUM_GAPS, dim)
         nn.init.zeros_(self.table.weight)
 
-    def marks(self, mask: Tensor, times: Tensor) -> "Marks":
+    def forward(self, mask: Tensor, times: Tensor) -> Marks:
         """Return what ``(B, L)`` masks and seconds add to the events of windows."""
         before = F.pad(mask[:, :-1], (1, 0))
         gaps = F.pad(times.diff(dim=1), (1, 0))
@@ -192,10 +192,6 @@ class SinceLast(nn.Module):
             is_read &= torch.rand(len(mask), 1, device=mask.device) >= self.dropout
         rows = torch.where(is_read, gap_rows(gaps), NUM_GAPS)
         return Marks(rows, F.pad(self.table.weight, (0, 0, 0, 1)))
-
-    def forward(self, mask: Tensor, times: Tensor) -> Tensor:
-        """Map ``(B, L)`` masks and seconds to ``(B, L, dim)``."""
-        return self.marks(mask, times).vectors()
 
     def step(self, times: Tensor, before: Tensor) -> Tensor:
         """Map the ``(B,)`` seconds of events and of those before them to ``(B, dim)``."""

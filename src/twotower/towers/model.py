@@ -107,7 +107,7 @@ class QueryTower(nn.Module):
         owners = None if wanted is None else wanted.nonzero()[:, 0]
         marks = None
         if self.since is not None and times is not None:
-            marks = self.since.marks(mask, times)
+            marks = self.since(mask, times)
         num = mask.shape[0] if owners is None else owners.shape[0]
         if self.history is None:
             width = self.dim if self.encoder is None else self.encoder.dim

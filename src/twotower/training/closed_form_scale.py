@@ -8,7 +8,7 @@ import torch
 
 from twotower.data.dataset import Cases
 from twotower.evaluation.ranking import evaluate_on, mean_by
-from twotower.evaluation.scorers import ModelScorer
+from twotower.evaluation.scorers import InOrder, ModelScorer
 from twotower.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -71,26 +71,13 @@ def metrics_at(trainer: Trainer, part: "Spectral", scales: Sequence[float]) -> l
         candidates = None if candidates is None else candidates.take(here)
         towers, added = _scores_of_both(scorer, cases, part.width)
         for scale, of_scale in zip(scales, values, strict=True):
-            total = _Given(torch.add(towers, added, alpha=scale))
+            total = InOrder(torch.add(towers, added, alpha=scale).__getitem__)
             found = evaluate_on(
                 trainer.dataset, total, cases, (int(k),), candidates=candidates, metrics=(name,)
             )
             of_scale.extend(found.values[f"{name}@{k}"])
     weights = objective.valid.weights
     return [mean_by(weights, np.array(of_scale)) for of_scale in values]
-
-
-class _Given:
-    """Scores of cases that come in their order; satisfies ``Scorer``."""
-
-    def __init__(self, scores: torch.Tensor) -> None:
-        self._scores = scores
-        self._place = 0
-
-    def score(self, cases: Cases) -> torch.Tensor:
-        """Return the scores of the next ``len(cases)`` cases."""
-        start, self._place = self._place, self._place + len(cases)
-        return self._scores[start : self._place]
 
 
 def _scores_of_both(
@@ -112,10 +99,8 @@ def _unit(trainer: Trainer, part: "Spectral") -> float:
     cases = cases.take(np.flatnonzero(cases.histories.lengths > 0)[:SPREAD_CASES])
     if not len(cases):
         return 1.0
-    trainer.remove_added()
-    trained = trainer.scorer().score(cases).float()
     trainer.add(part, 1.0)
-    added = trainer.scorer().score(cases).float() - trained
-    items = torch.from_numpy(trainer.popularity > 0).to(trained.device)
-    spreads = [float(each[:, items].std(dim=1, correction=0).mean()) for each in (trained, added)]
+    both = _scores_of_both(trainer.scorer(), cases, part.width)
+    items = torch.from_numpy(trainer.popularity > 0).to(both[0].device)
+    spreads = [float(each[:, items].float().std(dim=1, correction=0).mean()) for each in both]
     return spreads[0] / spreads[1] if all(spreads) else 1.0

@@ -1,14 +1,15 @@
 """How much of what was learnt is added to popularity where the test is a later period."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from twotower.arrays import Bools, Floats
 from twotower.data.dataset import Cases, Dataset
 from twotower.evaluation.ranking import evaluate_on
-from twotower.evaluation.scorers import ModelScorer
+from twotower.evaluation.scorers import InOrder, ModelScorer
 from twotower.histories import Histories
 
 SHARES = (0.0, 0.25, 0.5, 1.0)
@@ -57,7 +58,8 @@ def best_shares(
     name, k = metric.split("@")
     values = []
     for share in SHARES:
-        shared = _InOrder(model.with_share(vectors, share), scorer.item_vectors)
+        of_share = model.with_share(vectors, share)
+        shared = InOrder(partial(_scores, of_share, scorer.item_vectors))
         found = evaluate_on(
             dataset, shared, cases, (int(k),), candidates=candidates, metrics=(name,)
         )
@@ -123,15 +125,5 @@ def _said(name: str, metric: str, means: Floats, best: int) -> str:
     )
 
 
-class _InOrder:
-    """Scores by given vectors of queries, for cases that come in their order; satisfies ``Scorer``."""
-
-    def __init__(self, vectors: torch.Tensor, item_vectors: torch.Tensor) -> None:
-        self.vectors = vectors
-        self.item_vectors = item_vectors
-        self.place = 0
-
-    def score(self, cases: Cases) -> torch.Tensor:
-        """Return the scores of the next ``len(cases)`` queries."""
-        start, self.place = self.place, self.place + len(cases)
-        return self.vectors[start : self.place] @ self.item_vectors.T
+def _scores(vectors: Tensor, item_vectors: Tensor, here: slice) -> Tensor:
+    return vectors[here] @ item_vectors.T
