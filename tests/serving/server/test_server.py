@@ -908,6 +908,8 @@ def wait_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     ask_all, asking = Batcher.ask_all, [0]
 
     async def counted(self: Batcher[Any, Any], questions: Any) -> list[Any]:
+        if questions == [None]:  # the server's own look at the journal, once in a while
+            return await ask_all(self, questions)
         asking[0] += 1
         try:
             return await ask_all(self, questions)
