@@ -232,6 +232,23 @@ def test_without_validation_nothing_is_chosen() -> None:
     assert (chosen.regularization, chosen.half_life, chosen.pair_half_life) == (200.0, 2.0, None)
 
 
+def test_of_many_items_two_matrices_are_inverted_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ease_file, "_ALL_TRIED_ITEMS", 59)
+    monkeypatch.setattr(ease_file, "_FEW_ITEMS", 40)
+    solved, solve = [], ease_file._solved
+
+    def noted(gram: np.ndarray[Any, Any], regularization: float) -> np.ndarray[Any, Any]:
+        solved.append((len(gram), regularization))
+        return solve(gram, regularization)
+
+    monkeypatch.setattr(ease_file, "_solved", noted)
+    chosen = choose_ease(walks())
+    assert [size for size, _ in solved] == [40] * 5 + [60] * 2
+    assert next(value for size, value in solved if size == 60) == 200.0
+    assert len(chosen.item_rows) == 60
+    assert chosen.pair_half_life is not None
+
+
 def test_a_large_catalogue_gets_one_inverse(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ease_file, "_CHOSEN_ITEMS", 59)
     chosen = choose_ease(walks())
