@@ -8,7 +8,13 @@ import polars as pl
 NUM_ITEMS, HOUR = 60, 3600
 QUICK: dict[str, Any] = {
     "towers": {"dim": 8, "history": "mean", "query_id": "off", "question_time": "off"},
-    "training": {"epochs": 3, "batch_size": 64, "learning_rate": 0.01, "solver": "gradient"},
+    "training": {
+        "epochs": 3,
+        "batch_size": 64,
+        "learning_rate": 0.01,
+        "solver": "gradient",
+        "start": "random",
+    },
     "loss": {"negatives": "all"},
     "data": {"repeats": "no"},
 }

@@ -344,6 +344,10 @@ class TrainingConfig(Section):
     matrix of queries and items (``spectral``), which reads ids alone. ``auto`` takes steps, adds the closed
     form where validation is better with it (``towers.spectral_dim``), and tries it alone where the examples
     are sets. ``gradient`` adds none, unless ``towers.spectral_dim`` is stated."""
+    start: Literal["auto", "random", "spectral"] = "auto"
+    """What the embeddings of the items' ids start from: random numbers, or the leading singular vectors of
+    the matrix of queries and items. ``auto`` is the latter where both histories and ids of items are read,
+    and the vectors are found in a minute."""
     optimizer: Annotated[str, _OPTIMIZERS] = "adamw"
     """The optimizer; embedding tables that a step only touches in part get its sparse form."""
     learning_rate: Positive = None

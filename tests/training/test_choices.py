@@ -96,6 +96,7 @@ class TestAuto:
                 "next_events": 1,
                 "gap_days": 0.0,
                 "solver": "gradient",
+                "start": "random",
                 "batch_size": 7,
                 "learning_rate": 0.004,
                 "table_optimizer": "adagrad",

@@ -21,8 +21,10 @@ from twotower.histories import Histories
 from twotower.report.html_report import write_report
 from twotower.towers.build import least_weights
 from twotower.training.choices import resolve
+from twotower.training.closed_form import START_LENGTH
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
+from twotower.vocab import FIRST_ROW
 
 
 def likes(seed: int = 0) -> pl.DataFrame:
@@ -244,3 +246,65 @@ def test_the_second_table_of_the_items_counts() -> None:
     alone = least_weights(replace(config, history_items="tower"), 1000, 10)
     both = least_weights(replace(config, history_items="separate"), 1000, 10)
     assert both[0] - alone[0] == 8000
+
+
+class TestStart:
+    """Steps that begin at the singular vectors."""
+
+    @pytest.mark.parametrize("ordered", [True, False])
+    def test_ids_have_the_vectors_of_the_baseline(self, ordered: bool) -> None:
+        trainer, random = (
+            trainer_of(ordered=ordered, start=start) for start in ("spectral", "random")
+        )
+        dataset = trainer.dataset
+        train, num_rows = dataset.part(Part.TRAIN), dataset.items.ids.num_rows
+        powers = {"query_power": 0.25, "item_power": 0.25, "popularity_power": 0.0}
+        baseline = Spectral.fit(train, num_rows, width=16, **powers, place=8, half_life=None)
+        vectors_of = {"item_tower.encoder.encoders.0.table.weight": baseline.item_vectors}
+        if not ordered:  # a set's events have embeddings of their own
+            vectors_of["query_tower.items.encoders.0.table.weight"] = baseline.history_vectors
+        rows = trainer.encoding.item_features["item"].long()
+        is_trained = np.bincount(train.item_rows, minlength=num_rows) > 0
+        is_put = (rows >= FIRST_ROW) & torch.from_numpy(is_trained)
+        found, before = trainer.model.state_dict(), random.model.state_dict()
+        for name, vectors in vectors_of.items():
+            length = np.sqrt((vectors[is_trained] ** 2).sum(axis=1).mean())
+            expected = before[name].clone()
+            expected[rows[is_put]] = torch.from_numpy(START_LENGTH / length * vectors)[is_put]
+            assert not torch.equal(expected, before[name])
+            torch.testing.assert_close(found.pop(name), expected)
+        for name, value in found.items():  # all else is drawn as it was
+            torch.testing.assert_close(value, before[name])
+
+    def test_it_knows_much_before_any_step(self) -> None:
+        random, spectral = (trainer_of(start=start).validate() for start in ("random", "spectral"))
+        assert spectral > 5 * random
+
+    def test_validation_and_test_are_not_read(self) -> None:
+        trainer = trainer_of(start="spectral")
+        others = trainer.dataset.parts != Part.TRAIN
+        changed = trainer.dataset.interactions.item_rows.copy()
+        changed[others] = changed[others][::-1]
+        events = replace(trainer.dataset.interactions, item_rows=changed)
+        dataset = replace(trainer.dataset, interactions=events)
+        again = Trainer(dataset, trainer.sides, trainer.config)
+        found = again.model.state_dict()
+        assert all(torch.equal(found[k], each) for k, each in trainer.model.state_dict().items())
+
+    @pytest.mark.parametrize(
+        ("settings", "hindrance"),
+        [
+            ({"training": {"solver": "spectral"}}, "training.solver is 'spectral'"),
+            ({"towers": {"history": "none"}}, "no history is read"),
+            ({"towers": {"history": "mean", "item_id": "off"}}, "the items are read by no id"),
+            ({"loss": {"kind": "bce"}}, "loss.kind is 'bce', whose scores are probabilities"),
+        ],
+    )
+    def test_where_there_is_none(self, settings: dict[str, dict[str, Any]], hindrance: str) -> None:
+        items = pl.DataFrame({"item": range(160), "taste": [str(n % 4) for n in range(160)]})
+        task = Task.of(likes(), items=items, config=Config.from_dict(settings))
+        assert resolve(task.config, task.dataset)[0].training.start == "random"
+        stated = task.config.with_settings(["training.start=spectral"])
+        message = f"training.start must be 'auto' or 'random' where {hindrance}, got 'spectral'."
+        with pytest.raises(ConfigError, match=message):
+            resolve(stated, task.dataset)

@@ -66,6 +66,7 @@ def config_of(events: dict[str, str], history: str) -> dict[str, Any]:
             "patience": 6,
             "batch_size": 64,
             "learning_rate": 0.03,
+            "start": "random",
             "precision": "float32",
         },
         "data": {"repeats": "yes"},

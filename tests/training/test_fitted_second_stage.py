@@ -140,7 +140,7 @@ def test_the_choice_counts_queries_by_their_weights(
     """The figures, their interval, and the number of trees."""
     monkeypatch.setattr(second_stage, "LEAST_CASES", 1)
     monkeypatch.setitem(second_stage.PARAMETERS, "min_data_in_leaf", 5)
-    trainer = trainer_of(small_world)
+    trainer = trainer_of(small_world, {"training": {"start": "random"}})
     dataset = trainer.dataset
     cases = dataset.cases(Part.VALID)
     num = len(cases)

@@ -59,6 +59,7 @@ SMALL: dict[str, Any] = {
     "towers": {"dim": 8, "history_length": 1, "question_time": "off", "similarity": "dot"},
     "training": {
         "solver": "gradient",
+        "start": "random",
         "epochs": 5,
         "patience": 8,
         "batch_size": 128,

@@ -47,7 +47,13 @@ def walks(seed: int = 0, queries: int = 90) -> pl.DataFrame:
 
 def settings(history: str = "pooled", **towers: Any) -> dict[str, Any]:
     of_towers = {"dim": 8, "history": history, "query_id": "off", "question_time": "off", **towers}
-    training = {"epochs": 2, "batch_size": 128, "threads": 1, "precision": "float32"}
+    training = {
+        "epochs": 2,
+        "batch_size": 128,
+        "threads": 1,
+        "precision": "float32",
+        "start": "random",
+    }
     return {"towers": of_towers, "training": training}
 
 

@@ -166,7 +166,10 @@ class TestLosses:
     def test_what_a_query_dislikes_tells_likes_and_dislikes_apart(
         self, labelled: SyntheticTables
     ) -> None:
-        few: Settings = {"loss": {"num_negatives": 1}, "training": {"epochs": 5, "patience": 5}}
+        few: Settings = {
+            "loss": {"num_negatives": 1},
+            "training": {"start": "random", "epochs": 5, "patience": 5},
+        }
         drawn = fitted(labelled, few, {"loss": {"negatives": "uniform"}}).figures()["model"]
         own = fitted(labelled, few, {"loss": {"negatives": "labels"}}).figures()["model"]
         assert own["auc"] > drawn["auc"] + 0.02
@@ -301,6 +304,7 @@ CHANGES: dict[str, dict[str, tuple[Settings, Any]]] = {
         "examples": ({"towers": {"history": "pooled"}}, "prefixes"),
         "next_events": ({"towers": {"history": "pooled"}}, 3),
         "gap_days": ({"towers": {"history": "pooled"}}, 30.0),
+        "start": ({}, "random"),
         "optimizer": ({"training": {"weight_decay": 0.3}}, "adam"),
         "learning_rate": ({}, 0.02),
         "warmup_steps": ({}, 5),

@@ -288,6 +288,8 @@ class Spectral:
 
 _chosen: WeakKeyDictionary[Dataset, dict[int | None, Spectral]] = WeakKeyDictionary()
 """What ``choose_spectral`` returned, by data set and width, as long as the data set is held."""
+_unchosen: WeakKeyDictionary[Dataset, dict[int, Spectral]] = WeakKeyDictionary()
+"""The same of ``unchosen``."""
 
 
 def choose_spectral(dataset: Dataset, width: int | None = None) -> Spectral:
@@ -309,37 +311,56 @@ def choose_spectral(dataset: Dataset, width: int | None = None) -> Spectral:
     return known[width]
 
 
+def unchosen(dataset: Dataset, width: int) -> Spectral:
+    """Return Spectral fitted on the training events, with the settings from which a choice begins.
+
+    It needs no validation. A data set's result is remembered, since each training of a race starts from it.
+
+    Args:
+        dataset: With a split.
+        width: At least 1.
+    """
+    known = _unchosen.setdefault(dataset, {})
+    if width not in known:
+        known[width] = _fitted(dataset, width)
+    return known[width]
+
+
+def _fitted(
+    dataset: Dataset,
+    width: int,
+    powers: tuple[float, float] = _POWERS[0],
+    rounds: int = _ROUNDS[0],
+) -> Spectral:
+    return Spectral.fit(
+        dataset.part(Part.TRAIN),
+        dataset.items.ids.num_rows,
+        width=width,
+        rounds=rounds,
+        query_power=powers[0],
+        item_power=powers[1],
+        popularity_power=powers[1] - _DAMPINGS[0],
+        place=_PLACES[0],
+        half_life=half_lives(dataset, _HALF_LIVES)[0],
+    )
+
+
 def _choose(dataset: Dataset, width: int | None) -> Spectral:
     train, validation = dataset.part(Part.TRAIN), Validation.of(dataset)
     tried = WIDTHS if width is None else (width,)
-    num_rows = dataset.items.ids.num_rows
     lives = half_lives(dataset, _HALF_LIVES)
-
-    def fitted(powers: tuple[float, float], width: int, rounds: int) -> Spectral:
-        return Spectral.fit(
-            train,
-            num_rows,
-            width=width,
-            rounds=rounds,
-            query_power=powers[0],
-            item_power=powers[1],
-            popularity_power=powers[1] - _DAMPINGS[0],
-            place=_PLACES[0],
-            half_life=lives[0],
-        )
-
     (powers, *other_powers), (rounds, *other_rounds) = _POWERS, _ROUNDS
     most = max((each for each in tried if is_quick(train, each)), default=min(tried))
-    widest = fitted(powers, most, rounds)
+    widest = _fitted(dataset, most, powers, rounds)
     widths = dict.fromkeys(max(1, min(each, widest.width)) for each in tried)
     narrow, *wider = (replace(widest, width=width) for width in widths)
     best = validation.best(replace(narrow, half_life=life) for life in lives)
     life = best.half_life
     best = validation.best([best], (replace(other, half_life=life) for other in wider))
     width = best.width
-    again = (fitted(powers, width, number) for number in other_rounds)
+    again = (_fitted(dataset, width, powers, number) for number in other_rounds)
     best = validation.best([best], (replace(other, half_life=life) for other in again))
-    scaled = (fitted(others, width, best.rounds) for others in other_powers)
+    scaled = (_fitted(dataset, width, others, best.rounds) for others in other_powers)
     scaled = (replace(other, half_life=life) for other in scaled)
     best = validation.best(each for base in chain([best], scaled) for each in _undamped(base))
     return validation.best([best], (replace(best, place=place) for place in _PLACES[1:]))

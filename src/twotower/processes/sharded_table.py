@@ -69,7 +69,19 @@ class ShardedTable(nn.Module):
                 nn.init.normal_(block, std=std if is_kept else 1.0)
                 block[: max(0, num_zero - int(rows[0]))] = 0.0
                 if is_kept:
-                    self._keep(rows, block)
+                    self.put(rows, block)
+
+    @torch.no_grad()
+    def put(self, rows: Tensor, vectors: Tensor) -> None:
+        """Set the first numbers of some rows, of which each process keeps its own.
+
+        Args:
+            rows: ``(n,)`` int64, each at most once; the same in all processes.
+            vectors: ``(n, width)`` float32, at most as wide as the table.
+        """
+        local = slots_of(rows, self.num_embeddings) - self.slots_here.start
+        is_here = (local >= 0) & (local < len(self.slots_here))
+        self.weight[local[is_here], : vectors.shape[1]] = vectors[is_here].to(self.weight.device)
 
     @torch.no_grad()
     def whole(self) -> nn.Embedding | None:
@@ -173,11 +185,6 @@ class ShardedTable(nn.Module):
             end = num if num - start < _START_ROWS + 16 else start + _START_ROWS
             yield torch.arange(start, end), torch.empty(end - start, self.embedding_dim)
             start = end
-
-    def _keep(self, rows: Tensor, block: Tensor) -> None:
-        local = slots_of(rows, self.num_embeddings) - self.slots_here.start
-        is_here = (local >= 0) & (local < len(self.slots_here))
-        self.weight[local[is_here]] = block[is_here]
 
 
 def slots_of(rows: Tensor, num_rows: int) -> Tensor:

@@ -20,7 +20,7 @@ from twotower.training.choices_of_examples import (
 )
 from twotower.training.choices_of_loss import choose_loss
 from twotower.training.closed_form import chosen as chosen_closed_form
-from twotower.training.closed_form import no_closed_form, no_part
+from twotower.training.closed_form import is_quick_start, no_closed_form, no_part, no_start
 from twotower.training.optimizers import OPTIMIZERS
 from twotower.training.settings import Choices
 
@@ -103,6 +103,7 @@ def resolve(
                 f"towers.spectral_dim must be 0 where {hindrance}, got {config.towers.spectral_dim}."
             )
     _choose_training(choices, dataset, train, custom)
+    _choose_start(choices, dataset, custom)
     return choices.config, tuple(choices.said)
 
 
@@ -269,6 +270,23 @@ def _choose_training(
         )
     if training.batch_size is None:
         choices.decide("training.batch_size", *batch_size_of(training.examples, towers, train))
+
+
+def _choose_start(choices: Choices, dataset: Dataset, custom: tuple[str, ...]) -> None:
+    """Decide what the embeddings of the items' ids start from; all else is decided.
+
+    Raises:
+        ConfigError: They cannot start from singular vectors, though they shall.
+    """
+    config = choices.config
+    hindrance = no_start(config, dataset, custom)
+    if config.training.start == "spectral" and hindrance:
+        raise ConfigError(
+            f"training.start must be 'auto' or 'random' where {hindrance}, got 'spectral'."
+        )
+    if config.training.start == "auto":
+        is_open = not hindrance and is_quick_start(dataset, config.towers.width)
+        choices.decide("training.start", "spectral" if is_open else "random")
 
 
 def _check_tuned(config: Config, custom: tuple[str, ...], *, encodes_items: bool) -> None:

@@ -13,6 +13,7 @@ from twotower.data.dataset import Dataset, Part
 from twotower.features.encoders import CategoryEncoder, SideEncoder
 from twotower.features.transforms import SideTransforms
 from twotower.losses.loss_kinds import LOSSES
+from twotower.processes.sharded_table import ShardedTable
 from twotower.registry import resolved
 from twotower.toml import toml_value
 from twotower.towers.build import spectral_part
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 SHARE_OF_RARE = 0.1
 """What an event with a rare item adds of the vector of a query without events. So little changes no
 figure."""
+START_LENGTH = 0.5
+"""Root mean square of the lengths of the vectors that a training starts from."""
 RIDGE = 0.01
 """Penalty of the regression that predicts an item's vector, as a share of the mean square of its inputs."""
 _MOST_SCORES = 50_000_000_000
@@ -105,6 +108,26 @@ def no_part(config: Config, dataset: Dataset, custom: Collection[str] = ()) -> s
     return ""
 
 
+def no_start(config: Config, dataset: Dataset, custom: Collection[str] = ()) -> str:
+    """Return why a training cannot start from singular vectors, or nothing; the towers are decided.
+
+    Args:
+        config: The settings of the training.
+        dataset: The split data set.
+        custom: Sides whose tower is the user's own.
+    """
+    if config.training.solver == "spectral":
+        return "training.solver is 'spectral'"
+    return no_part(config, dataset, custom)
+
+
+def is_quick_start(dataset: Dataset, width: int) -> bool:
+    """Return whether the singular vectors that a training starts from take a minute at most."""
+    train = dataset.part(Part.TRAIN)
+    has_events = bool((train.is_read & (train.item_rows >= FIRST_ROW)).any())
+    return has_events and bool(resolved(f"{_SPECTRAL}:is_quick")(train, width))
+
+
 def is_quick(dataset: Dataset, width: int | None) -> bool:
     """Return whether the closed form of a width, or of any where that is None, takes minutes at most."""
     num_cases = min(MAX_VALIDATION_CASES, len(dataset.cases(Part.VALID)))
@@ -175,6 +198,37 @@ def fill(encoding: Encoding, spectral: "Spectral") -> None:
 
 
 @torch.no_grad()
+def start_ids(encoding: Encoding, dataset: Dataset) -> None:
+    """Let the embeddings of items' ids start from the leading singular vectors.
+
+    Items and events that share an embedding get the closed form's vectors of items; where a history has
+    embeddings of its own, they get its vectors of events. Their lengths have a root mean square of
+    ``START_LENGTH``. Items without a training event keep their random numbers, and so do the dimensions
+    beyond the rank of the matrix.
+
+    Args:
+        encoding: Of a model that ``no_start`` has nothing against, as it was built.
+        dataset: Its training events are read, and no others.
+
+    Source: see ``Spectral``. Differs: its settings are those from which a choice begins, since steps
+        change the vectors anyway.
+    """
+    item_encoder = cast("ItemTower", encoding.model.item_tower).encoder
+    of_events = cast("QueryTower", encoding.model.query_tower).items
+    spectral: Spectral = resolved(f"{_SPECTRAL}:unchosen")(dataset, item_encoder.dim)
+    is_trained = spectral.spectrum.degrees > 0
+    _put(
+        item_encoder,
+        encoding,
+        START_LENGTH * _scaled(spectral.item_vectors, is_trained),
+        is_trained,
+    )
+    if of_events is not None:
+        events = START_LENGTH * _scaled(spectral.history_vectors, is_trained)
+        _put(of_events, encoding, events, is_trained)
+
+
+@torch.no_grad()
 def part_of(
     encoding: Encoding, item_transforms: SideTransforms, spectral: "Spectral"
 ) -> SpectralPart:
@@ -231,16 +285,24 @@ def _scaled(vectors: Float32s, is_trained: Bools) -> Float32s:
     return vectors / np.float32(np.sqrt(square) or 1.0)
 
 
-def _put(encoder: SideEncoder, encoding: Encoding, vectors: Float32s) -> None:
-    """Write one vector an item row into the table of an encoder's id."""
+def _put(
+    encoder: SideEncoder, encoding: Encoding, vectors: Float32s, is_given: Bools | None = None
+) -> None:
+    """Write one vector an item row into the table of an encoder's id; those not given stay as they are."""
     assert encoder.id_place is not None
     rows: Tensor = encoding.item_features[encoder.names[encoder.id_place]].long()
-    is_known = rows >= FIRST_ROW
-    found = torch.from_numpy(vectors).to(rows.device)[is_known]
-    _table(encoder).weight[rows[is_known], : vectors.shape[1]] = found
+    is_put = rows >= FIRST_ROW
+    if is_given is not None:
+        is_put &= torch.from_numpy(is_given).to(rows.device)
+    found = torch.from_numpy(vectors).to(rows.device)[is_put]
+    table = _table(encoder)
+    if isinstance(table, ShardedTable):
+        table.put(rows[is_put], found)
+    else:
+        table.weight[rows[is_put], : vectors.shape[1]] = found
 
 
-def _table(encoder: SideEncoder) -> nn.Embedding:
+def _table(encoder: SideEncoder) -> nn.Embedding | ShardedTable:
     """Return the table of an encoder's id."""
     assert encoder.id_place is not None
-    return cast("nn.Embedding", cast("CategoryEncoder", encoder.encoders[encoder.id_place]).table)
+    return cast("CategoryEncoder", encoder.encoders[encoder.id_place]).table

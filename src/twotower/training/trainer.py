@@ -210,6 +210,8 @@ class Trainer:
                 found = closed_form.fitted(dataset, spectral)
             closed_form.fill(encodings[0], found)
             self.spectral = closed_form.settings_of(found)
+        elif config.training.start == "spectral":
+            closed_form.start_ids(encodings[0], dataset)
         self.added: dict[str, Any] | None = None
         """Settings of a closed form that was added to the vectors, and its ``scale``."""
         self.trained = trained_together([encoding.model for encoding in encodings])
