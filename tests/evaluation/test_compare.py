@@ -21,7 +21,7 @@ from twotower.training.trained import Trained
 
 QUICK: dict[str, dict[str, Any]] = {
     "towers": {"dim": 4},
-    "training": {"epochs": 1, "batch_size": 128, "solver": "gradient"},
+    "training": {"epochs": 1, "batch_size": 128, "solver": "gradient", "start": "random"},
 }
 
 

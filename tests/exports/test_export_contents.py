@@ -54,7 +54,7 @@ def test_items_are_those_of_now(changed_retriever: Retriever, tmp_path: Path) ->
     ids = changed_retriever.item_ids
     assert items["item_id"].to_list() == ids
     assert "new" in ids
-    assert 298 <= len(ids) <= 299
+    assert len(ids) in (299, 300)  # one item came; the best of two queries, one or two, went
     assert items.filter(item_id="item's 8")["title"].to_list() == ["another"]
     assert items.drop("vector").equals(changed_retriever.items(ids))
     np.testing.assert_array_equal(items["vector"].to_numpy(), changed_retriever.encode_items())
