@@ -258,8 +258,16 @@ class TestStart:
         )
         dataset = trainer.dataset
         train, num_rows = dataset.part(Part.TRAIN), dataset.items.ids.num_rows
-        powers = {"query_power": 0.25, "item_power": 0.25, "popularity_power": 0.0}
-        baseline = Spectral.fit(train, num_rows, width=16, **powers, place=8, half_life=None)
+        baseline = Spectral.fit(
+            train,
+            num_rows,
+            width=16,
+            query_power=0.25,
+            item_power=0.25,
+            popularity_power=0.0,
+            place=8,
+            half_life=None,
+        )
         vectors_of = {"item_tower.encoder.encoders.0.table.weight": baseline.item_vectors}
         if not ordered:  # a set's events have embeddings of their own
             vectors_of["query_tower.items.encoders.0.table.weight"] = baseline.history_vectors
