@@ -347,7 +347,7 @@ class TrainingConfig(Section):
     start: Literal["auto", "random", "spectral"] = "auto"
     """What the embeddings of the items' ids start from: random numbers, or the leading singular vectors of
     the matrix of queries and items. ``auto`` is the latter where both histories and ids of items are read,
-    and the vectors are found in a minute."""
+    the vectors are found in a minute, and the test is not of a later period."""
     optimizer: Annotated[str, _OPTIMIZERS] = "adamw"
     """The optimizer; embedding tables that a step only touches in part get its sparse form."""
     learning_rate: Positive = None

@@ -368,9 +368,15 @@ def test_a_second_training_adds_as_much_to_popularity_as_the_first(
     prior.share(*kept)
 
 
+def test_ids_start_at_random_unless_stated() -> None:
+    for stated, start in (("auto", "random"), ("spectral", "spectral")):
+        task = task_of({"training": {"start": stated}})
+        assert resolve(task.config, task.dataset)[0].training.start == start
+
+
 def test_a_model_that_steps_spoilt_answers_by_popularity() -> None:
     """Steps are far too large, so that nothing of what was learnt is added."""
-    task = task_of({"training": {"start": "random", "learning_rate": 3.0, "epochs": 1}})
+    task = task_of({"training": {"learning_rate": 3.0, "epochs": 1}})
     trainer = Trainer(task.dataset, task.sides, resolve(task.config, task.dataset)[0])
     progress = trainer.fit()
     prior = trainer.model.popularity

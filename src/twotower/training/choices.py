@@ -285,7 +285,9 @@ def _choose_start(choices: Choices, dataset: Dataset, custom: tuple[str, ...]) -
             f"training.start must be 'auto' or 'random' where {hindrance}, got 'spectral'."
         )
     if config.training.start == "auto":
-        is_open = not hindrance and is_quick_start(dataset, config.towers.width)
+        # What singular vectors say of a later period was not measured: decision 0060.
+        is_open = not hindrance and not dataset.by_period
+        is_open = is_open and is_quick_start(dataset, config.towers.width)
         choices.decide("training.start", "spectral" if is_open else "random")
 
 
