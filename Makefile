@@ -44,7 +44,7 @@ $(READY): $(BASE)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[dev]'
 	@touch $@
 
-demo: $(BASE) ## Train on MovieLens-100K into demo/model, compare, recommend (about 3 minutes), write its report
+demo: $(BASE) ## Train on MovieLens-100K into demo/model, compare, recommend (about a minute), write its report
 	$(BIN)/python examples/demo.py --out demo/model
 
 test: $(READY) ## Run the tests and the examples in docstrings; at least 92 % of the lines
