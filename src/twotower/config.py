@@ -346,8 +346,9 @@ class TrainingConfig(Section):
     are sets. ``gradient`` adds none, unless ``towers.spectral_dim`` is stated."""
     start: Literal["auto", "random", "spectral"] = "auto"
     """What the embeddings of the items' ids start from: random numbers, or the leading singular vectors of
-    the matrix of queries and items. ``auto`` is the latter where both histories and ids of items are read,
-    the vectors are found in a minute, and the test is not of a later period."""
+    the matrix of queries and items. ``auto`` is the latter where ids of items are read, a history is a sum
+    of its events (no transformer, SASRec or GRU), the vectors are found in a minute, and the test is not of
+    a later period."""
     optimizer: Annotated[str, _OPTIMIZERS] = "adamw"
     """The optimizer; embedding tables that a step only touches in part get its sparse form."""
     learning_rate: Positive = None

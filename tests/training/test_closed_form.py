@@ -300,6 +300,16 @@ class TestStart:
         assert all(torch.equal(found[k], each) for k, each in trainer.model.state_dict().items())
 
     @pytest.mark.parametrize(
+        ("history", "start"), [("pooled", "spectral"), ("transformer", "random"), ("gru", "random")]
+    )
+    def test_where_a_history_is_a_sum(self, history: str, start: str) -> None:
+        settings = {**IN_ORDER, "towers": {"history": history}}
+        task = Task.of(likes(), config=Config.from_dict(settings))
+        assert resolve(task.config, task.dataset)[0].training.start == start
+        stated = task.config.with_settings(["training.start=spectral"])
+        assert resolve(stated, task.dataset)[0].training.start == "spectral"
+
+    @pytest.mark.parametrize(
         ("settings", "hindrance"),
         [
             ({"training": {"solver": "spectral"}}, "training.solver is 'spectral'"),

@@ -9,6 +9,7 @@ from twotower.errors import ConfigError
 from twotower.losses.loss_kinds import LOSSES
 from twotower.losses.samplers import SAMPLERS
 from twotower.runtime import choose_device, choose_precision
+from twotower.towers.history_encoders import HISTORY_ENCODERS
 from twotower.training.by_period import choose_for_period
 from twotower.training.choices_of_examples import (
     batch_size_of,
@@ -285,8 +286,9 @@ def _choose_start(choices: Choices, dataset: Dataset, custom: tuple[str, ...]) -
             f"training.start must be 'auto' or 'random' where {hindrance}, got 'spectral'."
         )
     if config.training.start == "auto":
-        # What singular vectors say of a later period was not measured: decision 0060.
+        # Encoders of sequences end worse, and a later period was not measured: decision 0060.
         is_open = not hindrance and not dataset.by_period
+        is_open = is_open and not HISTORY_ENCODERS[config.towers.history].is_sequential
         is_open = is_open and is_quick_start(dataset, config.towers.width)
         choices.decide("training.start", "spectral" if is_open else "random")
 
