@@ -329,13 +329,6 @@ def test_the_map_finds_an_item_and_its_neighbours(page: Any, tiny_retriever: Ret
     assert "200 items" in page.inner_text("#map-note")
     offered = page.locator("#map-colour option").all_inner_texts()
     assert (offered[:2], len(offered)) == (["nothing", "category"], 4)
-    page.fill("#map-search", "synthetic item 17")
-    page.wait_for_selector("#map-found button")
-    page.click("#map-found button >> nth=0")
-    page.wait_for_selector("#map-card li")
-    near = titles_of(tiny_retriever, tiny_retriever.similar_items(17).item_ids)
-    assert page.inner_text("#map-card h3") == "Synthetic item 17"
-    assert page.locator("#map-card li").all_inner_texts() == near
     colours = page.evaluate(
         """() => {
           const canvas = document.getElementById("map-canvas");
@@ -346,6 +339,13 @@ def test_the_map_finds_an_item_and_its_neighbours(page: Any, tiny_retriever: Ret
         }"""
     )
     assert {"11,107,93,255", "181,83,15,255"} <= set(colours)  # the first two of the legend
+    page.fill("#map-search", "synthetic item 17")
+    page.wait_for_selector("#map-found button")
+    page.click("#map-found button >> nth=0")
+    page.wait_for_selector("#map-card li")
+    near = titles_of(tiny_retriever, tiny_retriever.similar_items(17).item_ids)
+    assert page.inner_text("#map-card h3") == "Synthetic item 17"
+    assert page.locator("#map-card li").all_inner_texts() == near
     canvas = page.locator("#map-canvas").bounding_box()
     page.mouse.click(canvas["x"] + canvas["width"] / 2, canvas["y"] + canvas["height"] - 2)
     assert page.inner_text("#map-card h3") == "Synthetic item 17"  # nothing is there
