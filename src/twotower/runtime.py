@@ -148,6 +148,16 @@ def torch_generator(*entropy: int, device: torch.device | None = None) -> torch.
     return torch.Generator(device or torch.device("cpu")).manual_seed(int(seed >> np.uint64(1)))
 
 
+@contextmanager
+def own_draws(device: torch.device) -> Iterator[None]:
+    """Put the global generators back afterwards: the processor's, and that of a CUDA device.
+
+    Those of other CUDA devices are not: PyTorch would initialize each of them for that.
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
 def cache_folder(environ: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
     """Return the folder where fetched data is kept; it may not exist yet.
 

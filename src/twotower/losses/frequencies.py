@@ -96,8 +96,8 @@ class StreamFrequency:
         return -torch.maximum(gap, if_now).masked_fill(hits == 0, torch.inf).log()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return all that was learnt, as copies."""
-        copies = {name: array.clone() for name, array in self._arrays().items()}
+        """Return all that was learnt, as copies on the CPU."""
+        copies = {name: array.to("cpu", copy=True) for name, array in self._arrays().items()}
         return {"draws": torch.tensor(self._draws), **copies}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

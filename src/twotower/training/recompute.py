@@ -29,9 +29,10 @@ class Recomputed:
         self._function = function
         self._pieces = [slice(start, min(start + size, num)) for start in range(0, num, size)]
         # Layers draw from the global generators: the processor's, and the device's where it has its own.
-        self._generators: list[Any] = [torch]
+        self._generators: list[tuple[Any, tuple[torch.device, ...]]] = [(torch, ())]
         if device.type != "cpu":
-            self._generators.append(torch.get_device_module(device))
+            which = (device,) if device.type == "cuda" else ()  # there may be several
+            self._generators.append((torch.get_device_module(device), which))
         self._states = []
         vectors = []
         with torch.no_grad():
@@ -57,8 +58,8 @@ class Recomputed:
         self._set(before)
 
     def _random_states(self) -> list[Tensor]:
-        return [module.get_rng_state() for module in self._generators]
+        return [module.get_rng_state(*which) for module, which in self._generators]
 
     def _set(self, states: list[Tensor]) -> None:
-        for module, state in zip(self._generators, states, strict=True):
-            module.set_rng_state(state)
+        for (module, which), state in zip(self._generators, states, strict=True):
+            module.set_rng_state(state, *which)

@@ -156,14 +156,24 @@ class Optimizers:
         self._taken += 1
 
     def state_dict(self) -> list[Any]:
-        """Return what ``load_state_dict`` takes: the number of steps, and each optimizer's state."""
-        return [self._taken, *(optimizer.state_dict() for optimizer in self._all)]
+        """Return on the CPU what ``load_state_dict`` takes: the steps taken, and each optimizer's state."""
+        return [self._taken, *map(_state_of, self._all)]
 
     def load_state_dict(self, states: list[Any]) -> None:
         """Go on from a saved state."""
         self._taken, *saved = states
         for optimizer, state in zip(self._all, saved, strict=True):
             optimizer.load_state_dict(state)
+
+
+def _state_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return the state of an optimizer with all its tensors on the CPU."""
+    found = optimizer.state_dict()
+    state = {
+        parameter: {k: v.cpu() if isinstance(v, Tensor) else v for k, v in values.items()}
+        for parameter, values in found["state"].items()
+    }
+    return {**found, "state": state}
 
 
 class WeightAverage:

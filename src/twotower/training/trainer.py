@@ -422,7 +422,7 @@ class Trainer:
             objective.start(epoch)
         self.trained.train()
         # Dropout draws from the global generator; it is put back as it was afterwards.
-        with torch.random.fork_rng():
+        with runtime.own_draws(self.device):
             torch.manual_seed(runtime.torch_generator(seed, epoch, 2, here().rank).initial_seed())
             for step, (objective, batch) in enumerate(self._batches(epoch)):
                 self._set_temperature(epoch * self.steps_per_epoch + step)

@@ -68,7 +68,7 @@ def learn(
     generator = runtime.torch_generator(seed, night, 1, device=encoding.device)
     steps = 0
     model.train()
-    with torch.random.fork_rng():  # dropout draws from the global generator
+    with runtime.own_draws(encoding.device):  # dropout draws from the global generator
         torch.manual_seed(runtime.torch_generator(seed, night, 2).initial_seed())
         for epoch in range(EPOCHS):
             objective.start(epoch)
