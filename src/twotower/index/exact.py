@@ -115,4 +115,5 @@ class ExactIndex(Index):
 
     def _scores(self, query_vectors: Tensor, here: slice) -> Tensor:
         """Return new scores of the queries ``here``: ``(n, num_item_rows)``."""
-        return query_vectors[here] @ self.item_vectors.T
+        # What a retriever's ``encode_queries`` returns is on the CPU, wherever its index is.
+        return query_vectors[here].to(self.item_vectors.device) @ self.item_vectors.T
