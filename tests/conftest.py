@@ -17,6 +17,7 @@ from hypothesis import settings
 from changed_items import change_items
 from postgres import binaries, cluster
 from servers import PATIENCE
+from stand_in_device import DEVICE, stand_in
 from twotower.data.sources.synthetic import SyntheticTables, World, WorldConfig
 from twotower.serving.client import Client
 from twotower.serving.retriever import Retriever
@@ -58,10 +59,21 @@ SLOW_FIRST = (
 """Files that take long: workers begin with them, so that none is left with one alone at the end."""
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs unless they are asked for: a test that states no device is of the CPU."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the slow files first."""
+    """Put the slow files first, and skip what needs a GPU where there is none."""
     place = {name: number for number, name in enumerate(SLOW_FIRST)}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
+    if not torch.cuda.is_available():
+        absent = "needs a CUDA device; none is here (only pytest -m gpu looks for one)"
+        for item in items:
+            if item.get_closest_marker("gpu") is not None:
+                item.add_marker(pytest.mark.skip(reason=absent))
 
 
 TINY = WorldConfig(
@@ -196,6 +208,19 @@ def operators_parsed_once() -> Iterator[None]:
             parsed = staticmethod(cache(ONNXRegistry.from_torchlib))
             patch.setattr(ONNXRegistry, "from_torchlib", parsed)
         yield
+
+
+@pytest.fixture(params=["stand-in", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A device as settings name it: a GPU with ``pytest -m gpu``, in every run what a CPU stands in for."""
+    if request.param == "stand-in":
+        with stand_in():
+            yield str(DEVICE)
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        # A GRU of cuDNN rounds its factors to 10 bits otherwise, and could not be compared with a CPU's.
+        patch.setattr(torch.backends.cudnn, "allow_tf32", False)
+        yield str(DEVICE)
 
 
 @pytest.fixture
