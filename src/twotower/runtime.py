@@ -40,12 +40,17 @@ def choose_device(device: str = "auto") -> torch.device:
     return torch.device(device)
 
 
-def choose_threads(threads: int | None = None) -> int:
+def choose_threads(threads: int | None = None, *, of_operations: bool = False) -> int:
     """Return the number of CPU threads to train with.
 
-    Not stated, it is what ``OMP_NUM_THREADS`` says, else one fewer than there are cores, and at least
-    one: threads wait for each other many times a step, so one that must share its core with another
-    program slows all of them down, tenfold and more (docs/decisions/0008).
+    Not stated, it is what ``OMP_NUM_THREADS`` says, else as many as there are cores.
+
+    Args:
+        threads: What is stated.
+        of_operations: Whether they compute each operation together, and not parts of a step side by side.
+            Not stated, they are one fewer than there are cores, and at least one: they wait for each
+            other many times a step, so one that must share its core with another program slows all of
+            them down, tenfold and more (docs/decisions/0008).
     """
     if threads is not None:
         return threads
@@ -54,7 +59,7 @@ def choose_threads(threads: int | None = None) -> int:
     # The cores that a container was given, on systems that tell.
     own = getattr(os, "sched_getaffinity", None)
     cores = len(own(0)) if own is not None else os.cpu_count() or 1
-    return max(1, cores - 1)
+    return max(1, cores - of_operations)
 
 
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:

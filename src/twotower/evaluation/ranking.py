@@ -15,8 +15,10 @@ from twotower.histories import Histories
 from twotower.index.base import Found
 from twotower.index.topk import best_of_scores
 from twotower.vocab import FIRST_ROW, PADDING_ROW, Vocabulary
+from twotower.workers import of_each, slices
 
 _LEAST_RANKED = 100  # places that an evaluation holds, however small the catalogue is
+_PART_CASES, _MOST_PARTS = 128, 16  # of a chunk, that threads rank side by side
 _CHUNK_BYTES = 64 * 2**20  # of float32 scores; ranking holds about three times as much at its peak
 
 
@@ -256,25 +258,36 @@ def rank(
     for start in range(0, len(cases), chunk_size):
         here = order[start : start + chunk_size]
         chunk = cases.take(here)
-        scores = _scores(scorer, chunk, num_item_rows, query_ids)
-        if candidates is not None:
-            scores = _only(candidates.take(here), scores)
-        exclude = chunk.histories if remove_seen else None
-        found = best_of_scores(scores, k, exclude, allowed, reserved_rows=FIRST_ROW)
-        item_rows[here], best[here] = found
+        answer = _answer(scorer, chunk, num_item_rows)
+
+        def ranked(lines: slice, here: Ints = here, answer: torch.Tensor = answer) -> None:
+            places = here[lines]
+            part = cases.take(places)
+            scores = _scores(answer[lines], part, query_ids)
+            if candidates is not None:
+                scores = _only(candidates.take(places), scores)
+            exclude = part.histories if remove_seen else None
+            found = best_of_scores(scores, k, exclude, allowed, reserved_rows=FIRST_ROW)
+            item_rows[places], best[places] = found
+
+        least = _PART_CASES if answer.device.type == "cpu" else len(chunk)
+        of_each(ranked, slices(len(chunk), _MOST_PARTS, least))
     return Found(item_rows, best)
 
 
-def _scores(
-    scorer: Scorer, chunk: Cases, num_item_rows: int, query_ids: Vocabulary | None
-) -> torch.Tensor:
-    """Return the scorer's answer, checked, as a float32 copy that may be written to."""
+def _answer(scorer: Scorer, chunk: Cases, num_item_rows: int) -> torch.Tensor:
+    """Return the scorer's answer, whose shape was checked."""
     with torch.no_grad():
         answer = scorer.score(chunk)
     if answer.shape != (len(chunk), num_item_rows):
         raise ArgumentError(
             f"scores must have shape {(len(chunk), num_item_rows)}, got {tuple(answer.shape)}."
         )
+    return answer
+
+
+def _scores(answer: torch.Tensor, chunk: Cases, query_ids: Vocabulary | None) -> torch.Tensor:
+    """Return scores, checked, as a float32 copy that may be written to."""
     scores = answer.detach().to(torch.float32, copy=True).contiguous()
     scores[:, :FIRST_ROW] = -torch.inf  # whatever the scorer put there
     largest = scores.amax(dim=1)  # NaN if any of the row is

@@ -23,6 +23,7 @@ from twotower.features.windows import WindowsEncoder, WindowsTransform
 from twotower.processes.sharded_table import ShardedTable, is_to_be_sharded
 from twotower.registry import resolved
 from twotower.vocab import PADDING_ROW, UNKNOWN_ROW
+from twotower.workers import generator
 
 FixedFeatures: TypeAlias = Mapping[str, Tensor | BagMatrix]
 """One tensor a feature, or the matrix of bags that stay the same."""
@@ -85,7 +86,9 @@ class CategoryEncoder(nn.Module):
         """Map ``(n,)`` rows to ``(n, dim)``."""
         rows = rows.long()
         if self.training and self.id_dropout > 0:
-            dropped = torch.rand(rows.shape, device=rows.device) < self.id_dropout
+            dropped = (
+                torch.rand(rows.shape, generator=generator(), device=rows.device) < self.id_dropout
+            )
             rows = torch.where(dropped & (rows != PADDING_ROW), UNKNOWN_ROW, rows)
         return cast("Tensor", self.table(rows))
 

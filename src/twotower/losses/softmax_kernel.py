@@ -10,16 +10,22 @@ What keeps its cost near that of three matrix products and ``B x N`` exponential
   that are nobody's negative need no column, and ``p - 1`` keeps its digits as ``p`` nears 1.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from twotower.workers import of_each, slices
+
 # Queries a chunk on a CPU: with fewer the products are slow, more leave the cache (measured at N = 950
 # to 65,536, d = 64). Beyond 32,768 candidates memory decides, down to where the products suffer.
 CPU_CHUNK_ROWS, CPU_CHUNK_LOGITS, CPU_LEAST_ROWS = 128, 2**22, 32
+# Parts of a batch that threads may compute side by side, each with sums of its own for the items'
+# gradients: at most so many, so many numbers in all of their sums (64 MB), and so many chunks at least.
+MOST_PARTS, MOST_SUMS, LEAST_CHUNKS = 4, 2**24, 4
 # Elsewhere a chunk must be long enough to hide its launch.
 DEVICE_CHUNK_LOGITS = 2**26
 # Logits that are no further than this from 0 need no shift before the exponential: sums are finite,
@@ -64,23 +70,31 @@ class ChunkedSoftmax(torch.autograd.Function):
         losses, shifts = torch.zeros_like(weights), torch.zeros_like(weights)
         sums = torch.empty_like(weights)
         in_parts = (targets, own_shares, own_logits, weights, losses, shifts, sums)
-        parts = enumerate(zip(*(x.split_with_sizes(chunks.sizes) for x in in_parts), strict=True))
-        # After a product the cache is cold for what Python needs: little is done in this loop.
-        for number, (places, own_share, own_logit, weight, loss, shift, total) in parts:
-            logits = chunks.logits(number)
-            left_out = chunks.left_out(number, places, hidden)
-            if label_smoothing:
-                spread, spread_sum = chunks.spread(number, left_out, label_smoothing)
-                own_share *= 1 - spread_sum
-                loss -= chunks.dots(spread, logits)
-            chunks.exponentiate(logits, left_out, own_logit, shift)
-            torch.sum(logits, 1, keepdim=True, dtype=total.dtype, out=total)
-            if wants_grad:
-                factors = weight / (own_logit - shift).exp_().add_(total)
-                if label_smoothing:
-                    logits.mul_(factors).sub_(spread.mul_(weight))
-                    factors.fill_(1)
-                chunks.add_gradients(number, logits, factors)
+        in_chunks = list(zip(*(x.split_with_sizes(chunks.sizes) for x in in_parts), strict=True))
+
+        parts = [_Part(chunks, numbers) for numbers in chunks.cuts]
+
+        def compute(part: "_Part") -> None:
+            # After a product the cache is cold for what Python needs: little is done in this loop.
+            with part:
+                for number in part.numbers:
+                    places, own_share, own_logit, weight, loss, shift, total = in_chunks[number]
+                    logits = part.logits(number)
+                    left_out = chunks.left_out(number, places, hidden)
+                    if label_smoothing:
+                        spread, spread_sum = part.spread(number, left_out, label_smoothing)
+                        own_share *= 1 - spread_sum
+                        loss -= part.dots(spread, logits)
+                    chunks.exponentiate(logits, left_out, own_logit, shift)
+                    torch.sum(logits, 1, keepdim=True, dtype=total.dtype, out=total)
+                    if wants_grad:
+                        factors = weight / (own_logit - shift).exp_().add_(total)
+                        if label_smoothing:
+                            logits.mul_(factors).sub_(spread.mul_(weight))
+                            factors.fill_(1)
+                        part.add_gradients(number, logits, factors)
+
+        of_each(compute, parts)
         ahead = sums.log() + shifts - own_logits  # of all negatives together, as a logit
         excesses = torch.logaddexp(ahead, torch.zeros_like(ahead))
         losses += excesses
@@ -88,7 +102,7 @@ class ChunkedSoftmax(torch.autograd.Function):
         if wants_grad:
             # Without smoothing, exactly minus the probability of all others, however small.
             slopes = (1 - own_shares - (ahead - excesses).exp()) * weights
-            query_grads, item_grads = chunks.gradients(targets, slopes, item_factors)
+            query_grads, item_grads = chunks.gradients(parts, targets, slopes, item_factors)
             query_grads /= temperature
             # d loss / d temperature, since each logit's dot product is homogeneous in the query.
             temperature_grad = -(query_grads * queries).sum() / temperature
@@ -107,7 +121,7 @@ class ChunkedSoftmax(torch.autograd.Function):
 
 
 class _Chunks:
-    """The products of a batch with its candidates, a slice of the queries at a time.
+    """A batch and its candidates, for products of a chunk of the queries at a time.
 
     Columns are the candidates that can be a negative, in order; where some cannot, there is one column
     more, without weight, which stands for all of those.
@@ -124,29 +138,29 @@ class _Chunks:
     ) -> None:
         batch, dim = queries.shape
         self._items = items
-        self._log_q = None if log_q is None else log_q.to(queries.dtype)
-        self._kept: Tensor | None = None
+        self.log_q = None if log_q is None else log_q.to(queries.dtype)
+        self.kept: Tensor | None = None
         negatives = items
         if never is not None:
             kept = never.logical_not().nonzero().squeeze(1)
             self._column_of = torch.full_like(never, len(kept), dtype=torch.int64)
             self._column_of[kept] = torch.arange(len(kept), device=kept.device)
-            self._kept = torch.cat([kept, kept.new_zeros(1)])  # the last column is overwritten
-            negatives = items.index_select(0, self._kept)
+            self.kept = torch.cat([kept, kept.new_zeros(1)])  # the last column is overwritten
+            negatives = items.index_select(0, self.kept)
         num = len(negatives)
-        is_shared = self._log_q is not None and self._log_q.ndim == 1
+        is_shared = self.log_q is not None and self.log_q.ndim == 1
         left = queries.new_empty((batch, dim + is_shared))
         right = queries.new_empty((dim + is_shared, num))
         scaled = torch.div(queries, temperature, out=left[:, :dim])
         right[:dim] = negatives.T
         self._offset: float | Tensor = 0.0
         span: float | Tensor = 0.0
-        if self._log_q is not None and is_shared:
+        if self.log_q is not None and is_shared:
             # Constants cancel: centred, more logits are near 0.
-            least, greatest = self._log_q.aminmax()
+            least, greatest = self.log_q.aminmax()
             self._offset, span = (least + greatest) / 2, (greatest - least) / 2
             left[:, dim] = 1
-            shared = self._log_q if self._kept is None else self._log_q[self._kept]
+            shared = self.log_q if self.kept is None else self.log_q[self.kept]
             torch.sub(self._offset, shared, out=right[dim])
         is_cpu = queries.device.type == "cpu"
         rows = DEVICE_CHUNK_LOGITS // num
@@ -156,81 +170,40 @@ class _Chunks:
         if is_cpu and (log_q is None or is_shared):  # elsewhere, to look would be to wait
             norms = [torch.linalg.vector_norm(x, dim=1).max() for x in (scaled, items)]
             self._is_bounded = bool(norms[0] * norms[1] + span <= MOST_UNSHIFTED)
-        self._rows = min(max(rows, 1), batch)
-        self.sizes = [min(self._rows, batch - start) for start in range(0, batch, self._rows)]
-        self._scaled, self._scaled_parts = scaled, scaled.split_with_sizes(self.sizes)
-        self._left_parts = left.to(precision).split_with_sizes(self.sizes)
-        self._right, self._negatives = right.to(precision), negatives.to(precision)
-        self._logits = self._right.new_empty((self._rows, num))
-        self._spread: Tensor | None = None
-        self._products: Tensor | None = None
-        self._query_grads = torch.empty_like(queries)
-        self._query_grad_parts = self._query_grads.split_with_sizes(self.sizes)
-        self._item_grads = queries.new_zeros((dim, num))  # transposed: the quicker product
+        self.rows = min(max(rows, 1), batch)
+        self.sizes = [min(self.rows, batch - start) for start in range(0, batch, self.rows)]
+        self.scaled, self.scaled_parts = scaled, scaled.split_with_sizes(self.sizes)
+        self.left_parts = left.to(precision).split_with_sizes(self.sizes)
+        self.right, self.negatives = right.to(precision), negatives.to(precision)
+        self.query_grads = torch.empty_like(queries)
+        self.query_grad_parts = self.query_grads.split_with_sizes(self.sizes)
+        most = max(1, min(MOST_PARTS, MOST_SUMS // (dim * num))) if is_cpu else 1
+        self.cuts = slices(len(self.sizes), most, LEAST_CHUNKS)
+        """Which chunks each part has."""
+        self.idle: list[_Buffers] = []
+        """Buffers that no part has now."""
 
     def own_logits(self, targets: Tensor) -> Tensor:
         """Return the logits of ``(B, 1)`` places: ``(B, 1)``."""
-        own = self._items.index_select(0, targets[:, 0]).mul_(self._scaled).sum(1, keepdim=True)
-        if self._log_q is not None:
-            is_shared = self._log_q.ndim == 1
-            own -= self._log_q[targets] if is_shared else self._log_q.gather(1, targets)
+        own = self._items.index_select(0, targets[:, 0]).mul_(self.scaled).sum(1, keepdim=True)
+        if self.log_q is not None:
+            is_shared = self.log_q.ndim == 1
+            own -= self.log_q[targets] if is_shared else self.log_q.gather(1, targets)
         return own.add_(self._offset)
-
-    def logits(self, number: int) -> Tensor:
-        """Return the logits of a part, ``(rows, n)``, in the one buffer that there is."""
-        left = self._left_parts[number]
-        logits = torch.mm(left, self._right, out=self._logits[: left.shape[0]])
-        if self._log_q is not None and self._log_q.ndim == 2:
-            log_q = self._log_q[self._part(number)]
-            logits.sub_(log_q if self._kept is None else log_q[:, self._kept])
-        return logits
 
     def left_out(
         self, number: int, targets: Tensor, hidden: Callable[[slice], Tensor] | None
     ) -> Tensor:
-        """Return the columns that are no negatives in a part, from places: ``(rows, H')``."""
+        """Return the columns that are no negatives in a chunk, from places: ``(rows, H')``."""
         if hidden is not None:
-            targets = torch.cat([targets, hidden(self._part(number))], dim=1)
-        if self._kept is None:
+            targets = torch.cat([targets, hidden(self.lines(number))], dim=1)
+        if self.kept is None:
             return targets
-        nobodys = targets.new_full((len(targets), 1), len(self._kept) - 1)
+        nobodys = targets.new_full((len(targets), 1), len(self.kept) - 1)
         return torch.cat([self._column_of[targets], nobodys], dim=1)
 
-    def spread(self, number: int, left_out: Tensor, total: float) -> tuple[Tensor, Tensor]:
-        """Return the target of a part's negatives, which sums to ``total`` where there is one.
-
-        Args:
-            number: Of the part.
-            left_out: ``(rows, H)`` columns that are no negatives.
-            total: Share of the target that is spread.
-
-        Returns:
-            ``(rows, n)``, proportional to ``1 / q``, and its sums, ``(rows, 1)``.
-        """
-        if self._spread is None:
-            self._spread = torch.empty_like(self._logits)
-        spread = self._spread[: left_out.shape[0]]
-        if self._log_q is None:
-            spread.fill_(1)
-        else:
-            log_q = self._log_q if self._log_q.ndim == 1 else self._log_q[self._part(number)]
-            kept = log_q if self._kept is None else log_q[..., self._kept]
-            spread.copy_((-kept).softmax(-1))
-        spread.scatter_(1, left_out, 0)
-        sums = spread.sum(1, keepdim=True, dtype=self._scaled.dtype)
-        spread.mul_(torch.where(sums > 0, total / sums, 0))
-        return spread, torch.where(sums > 0, total, torch.zeros_like(sums))
-
-    def dots(self, spread: Tensor, logits: Tensor) -> Tensor:
-        """Return the dot product of each row of one with that of the other: ``(rows, 1)``."""
-        if self._products is None:
-            self._products = torch.empty_like(self._logits)
-        # A product of matrices, one a row, would take four times as long.
-        products = torch.mul(spread, logits, out=self._products[: spread.shape[0]])
-        return products.sum(1, keepdim=True, dtype=self._scaled.dtype)
-
     def exponentiate(self, logits: Tensor, left_out: Tensor, own: Tensor, shift: Tensor) -> None:
-        """Turn a part's logits into ``exp(logits - shift)``, 0 where left out.
+        """Turn a chunk's logits into ``exp(logits - shift)``, 0 where left out.
 
         Args:
             logits: ``(rows, n)``, changed in place.
@@ -244,45 +217,145 @@ class _Chunks:
             logits.sub_(shift).clamp_min_(LEAST_SHIFTED)
         logits.exp_().scatter_(1, left_out, 0)
 
-    def add_gradients(self, number: int, slopes: Tensor, factors: Tensor) -> None:
-        """Add what a part's negatives contribute.
-
-        Args:
-            number: Of the part.
-            slopes: ``(rows, n)`` derivatives of the loss by the logits.
-            factors: ``(rows, 1)`` which they still lack.
-        """
-        scaled = (self._scaled_parts[number] * factors).T
-        query_grads = self._query_grad_parts[number]
-        if slopes.dtype == scaled.dtype:
-            torch.mm(slopes, self._negatives, out=query_grads)
-            self._item_grads.addmm_(scaled, slopes)
-        else:
-            query_grads.copy_(torch.mm(slopes, self._negatives))
-            self._item_grads += torch.mm(scaled.to(slopes.dtype), slopes)
-        query_grads.mul_(factors)
-
     def gradients(
-        self, targets: Tensor, slopes: Tensor, item_factors: Tensor | None
+        self,
+        parts: "Sequence[_Part]",
+        targets: Tensor,
+        slopes: Tensor,
+        item_factors: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Return the gradients of the scaled queries, ``(B, d)``, and of the items, ``(N, d)``.
 
         Args:
+            parts: Of the batch.
             targets: ``(B, 1)`` places of the own items.
             slopes: ``(B, 1)`` derivatives of the loss by their logits.
             item_factors: ``(N,)`` of what the items got as negatives; None is 1.
         """
-        if self._kept is None:
-            item_grads = self._item_grads.T.contiguous()
+        of_negatives, *others = (cast("Tensor", part.item_grads) for part in parts)
+        for each in others:
+            of_negatives += each
+        if self.kept is None:
+            item_grads = of_negatives.T.contiguous()
         else:
             item_grads = torch.zeros_like(self._items)
-            item_grads.index_add_(0, self._kept, self._item_grads.T)
+            item_grads.index_add_(0, self.kept, of_negatives.T)
         if item_factors is not None:
             item_grads *= item_factors[:, None]
         vectors = self._items.index_select(0, targets[:, 0])
-        self._query_grads.addcmul_(vectors, slopes)
-        item_grads.index_add_(0, targets[:, 0], torch.mul(self._scaled, slopes, out=vectors))
-        return self._query_grads, item_grads
+        self.query_grads.addcmul_(vectors, slopes)
+        item_grads.index_add_(0, targets[:, 0], torch.mul(self.scaled, slopes, out=vectors))
+        return self.query_grads, item_grads
 
-    def _part(self, number: int) -> slice:
-        return slice(number * self._rows, (number + 1) * self._rows)
+    def lines(self, number: int) -> slice:
+        """Return which queries a chunk has."""
+        return slice(number * self.rows, (number + 1) * self.rows)
+
+
+class _Buffers:
+    """Memory for the products of a chunk, ``(rows, n)`` each."""
+
+    def __init__(self, rows: int, like: Tensor) -> None:
+        self.logits = like.new_empty((rows, like.shape[1]))
+
+    @cached_property
+    def spread(self) -> Tensor:
+        """For the target of the negatives."""
+        return torch.empty_like(self.logits)
+
+    @cached_property
+    def products(self) -> Tensor:
+        """For products of numbers."""
+        return torch.empty_like(self.logits)
+
+
+class _Part:
+    """The products of some chunks, which one thread computes: with buffers and sums of its own.
+
+    Args:
+        chunks: Of the batch.
+        numbers: Of the chunks.
+    """
+
+    def __init__(self, chunks: _Chunks, numbers: slice) -> None:
+        self.numbers = range(numbers.start, numbers.stop)
+        self._chunks = chunks
+        self._buffers: _Buffers
+        self.item_grads: Tensor | None = None
+        """``(d, n)``, transposed: the quicker product."""
+
+    def __enter__(self) -> None:
+        """Take buffers that another part has left, or new ones."""
+        chunks = self._chunks
+        try:
+            self._buffers = chunks.idle.pop()
+        except IndexError:
+            self._buffers = _Buffers(chunks.rows, chunks.right)
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the buffers to another part."""
+        self._chunks.idle.append(self._buffers)
+
+    def logits(self, number: int) -> Tensor:
+        """Return the logits of a chunk, ``(rows, n)``, in the one buffer that there is."""
+        chunks = self._chunks
+        left = chunks.left_parts[number]
+        logits = torch.mm(left, chunks.right, out=self._buffers.logits[: left.shape[0]])
+        if chunks.log_q is not None and chunks.log_q.ndim == 2:
+            log_q = chunks.log_q[chunks.lines(number)]
+            logits.sub_(log_q if chunks.kept is None else log_q[:, chunks.kept])
+        return logits
+
+    def spread(self, number: int, left_out: Tensor, total: float) -> tuple[Tensor, Tensor]:
+        """Return the target of a chunk's negatives, which sums to ``total`` where there is one.
+
+        Args:
+            number: Of the chunk.
+            left_out: ``(rows, H)`` columns that are no negatives.
+            total: Share of the target that is spread.
+
+        Returns:
+            ``(rows, n)``, proportional to ``1 / q``, and its sums, ``(rows, 1)``.
+        """
+        chunks = self._chunks
+        spread = self._buffers.spread[: left_out.shape[0]]
+        if chunks.log_q is None:
+            spread.fill_(1)
+        else:
+            log_q = chunks.log_q if chunks.log_q.ndim == 1 else chunks.log_q[chunks.lines(number)]
+            kept = log_q if chunks.kept is None else log_q[..., chunks.kept]
+            spread.copy_((-kept).softmax(-1))
+        spread.scatter_(1, left_out, 0)
+        sums = spread.sum(1, keepdim=True, dtype=chunks.scaled.dtype)
+        spread.mul_(torch.where(sums > 0, total / sums, 0))
+        return spread, torch.where(sums > 0, total, torch.zeros_like(sums))
+
+    def dots(self, spread: Tensor, logits: Tensor) -> Tensor:
+        """Return the dot product of each row of one with that of the other: ``(rows, 1)``."""
+        # A product of matrices, one a row, would take four times as long.
+        products = torch.mul(spread, logits, out=self._buffers.products[: spread.shape[0]])
+        return products.sum(1, keepdim=True, dtype=self._chunks.scaled.dtype)
+
+    def add_gradients(self, number: int, slopes: Tensor, factors: Tensor) -> None:
+        """Add what a chunk's negatives contribute.
+
+        Args:
+            number: Of the chunk.
+            slopes: ``(rows, n)`` derivatives of the loss by the logits.
+            factors: ``(rows, 1)`` which they still lack.
+        """
+        chunks = self._chunks
+        scaled = (chunks.scaled_parts[number] * factors).T
+        query_grads = chunks.query_grad_parts[number]
+        if slopes.dtype == scaled.dtype:
+            torch.mm(slopes, chunks.negatives, out=query_grads)
+        else:
+            query_grads.copy_(torch.mm(slopes, chunks.negatives))
+            scaled = scaled.to(slopes.dtype)
+        if self.item_grads is None:
+            self.item_grads = torch.mm(scaled, slopes).to(query_grads.dtype)
+        elif scaled.dtype == self.item_grads.dtype:
+            self.item_grads.addmm_(scaled, slopes)
+        else:
+            self.item_grads += torch.mm(scaled, slopes)
+        query_grads.mul_(factors)

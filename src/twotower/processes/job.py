@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import pairwise
 from typing import Any, TypeVar, cast
 from uuid import uuid4
 
@@ -21,6 +20,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from twotower.errors import OtherProcessError, TwoTowerError
 from twotower.processes.started import is_started_by_torchrun
+from twotower.workers import runs
 
 LONGEST_WAIT = timedelta(hours=12)
 """How long a process waits for the others: the first one may prepare a large table before they go on. A
@@ -55,8 +55,7 @@ class Job:
 
     def parts(self, num: int) -> list[slice]:
         """Return which of ``num`` lines each process has: runs whose lengths differ by 1 at most."""
-        ends = [num * rank // self.size for rank in range(self.size + 1)]
-        return [slice(start, end) for start, end in pairwise(ends)]
+        return runs(num, self.size)
 
     def part(self, num: int) -> slice:
         """Return which of ``num`` lines this process has."""

@@ -23,11 +23,12 @@ from twotower.towers.history import State
 from twotower.towers.model import TwoTower
 from twotower.towers.question_time import Asked, asked_at
 from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
+from twotower.workers import of_each
 
 _CHUNK_ITEMS = 65_536
-_CHUNK_QUERIES = 4_096
-_CHUNK_NUMBERS = 2**24
-"""Numbers of the histories' vectors that are held at once."""
+_CHUNK_QUERIES = 1_024
+_CHUNK_NUMBERS = 2**22
+"""Numbers of the histories' vectors in a chunk of queries; each thread has a chunk."""
 
 
 CPU = torch.device("cpu")
@@ -118,18 +119,22 @@ class Encoding:
         """
         tensors = to_tensors(features, self.device)
         encoding = self if event_features is None else replace(self, event_features=event_features)
-        chunks = []
         length = min(self.history_length, int(histories.lengths.max(initial=1)))
         width = getattr(self.model.query_tower, "dim", 1)
         width += 0 if self.model.spectral is None else self.model.spectral.width
         step = max(1, min(_CHUNK_QUERIES, _CHUNK_NUMBERS // (width * max(1, length))))
         with evaluating(self.model):
-            # Without any query one empty chunk still tells the width.
-            for start in range(0, max(1, len(histories)), step):
+
+            def encode(start: int) -> Tensor:
                 lines = slice(start, min(start + step, len(histories)))
                 part = {name: values[lines] for name, values in tensors.items()}
-                chunks.append(encoding._query_chunk(part, histories.take(lines)))
-        return torch.cat(chunks)
+                return encoding._query_chunk(part, histories.take(lines))
+
+            # Without any query one empty chunk still tells the width.
+            starts = range(0, max(1, len(histories)), step)
+            if self.device.type == "cpu":
+                return torch.cat(of_each(encode, starts))
+            return torch.cat([encode(start) for start in starts])
 
     def fetch(self, features: FeatureArrays, histories: Histories) -> None:
         """Fetch what ``query_vectors`` reads of tables that several processes keep; all call it at once."""

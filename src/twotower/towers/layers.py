@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from twotower.errors import ArgumentError
+from twotower.workers import generator
 
 _STEPS = 256
 """A byte is one of so many values: the finest step of a probability."""
@@ -34,8 +35,11 @@ def dropout(vectors: Tensor, probability: float, training: bool) -> Tensor:
     cut = round(probability * _STEPS)
     if not training or probability == 0:
         return vectors
-    if vectors.device.type != "cpu" or not 0 < cut < _STEPS:
+    if vectors.device.type != "cpu":
         return F.dropout(vectors, probability)
+    if not 0 < cut < _STEPS:
+        is_kept = torch.rand(vectors.shape, generator=generator()) >= probability
+        return vectors * is_kept / (1 - probability)
     return cast("Tensor", _Dropped.apply(vectors, cut))  # type: ignore[no-untyped-call]
 
 
@@ -58,7 +62,8 @@ class Dropout(nn.Module):
 class _Dropped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, vectors: Tensor, cut: int) -> Tensor:
-        words = torch.empty(-(-vectors.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+        words = torch.empty(-(-vectors.numel() // 8), dtype=torch.int64)
+        words.random_(-(2**63), None, generator=generator())
         drawn = words.view(torch.uint8)[: vectors.numel()].view(vectors.shape)
         ctx.save_for_backward(drawn)
         ctx.cut = cut
@@ -189,7 +194,9 @@ class SinceLast(nn.Module):
         gaps = F.pad(times.diff(dim=1), (1, 0))
         is_read = before & mask
         if self.training and self.dropout > 0:
-            is_read &= torch.rand(len(mask), 1, device=mask.device) >= self.dropout
+            is_read &= (
+                torch.rand(len(mask), 1, generator=generator(), device=mask.device) >= self.dropout
+            )
         rows = torch.where(is_read, gap_rows(gaps), NUM_GAPS)
         return Marks(rows, F.pad(self.table.weight, (0, 0, 0, 1)))
 

@@ -10,7 +10,7 @@ from typing import Protocol, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from twotower.arrays import Bools, Floats, distinct
 from twotower.config import Config, ViewConfig
@@ -24,6 +24,7 @@ from twotower.evaluation.ranking import mean_of
 from twotower.evaluation.sampled_candidates import labelled_candidates
 from twotower.evaluation.scorers import ModelScorer
 from twotower.features.base import FeatureArrays
+from twotower.features.tuned import SentenceEncoder
 from twotower.histories import Histories
 from twotower.losses.candidates import Sampler
 from twotower.losses.distillation import listwise_distillation
@@ -36,18 +37,25 @@ from twotower.losses.samplers import SAMPLERS
 from twotower.losses.softmax import SoftmaxLoss, SymmetricSoftmaxLoss
 from twotower.processes.job import here
 from twotower.towers.encoding import Encoding
-from twotower.towers.model import TwoTower
+from twotower.towers.history_encoders import HISTORY_ENCODERS
+from twotower.towers.model import ItemTower, QueryTower, TwoTower
 from twotower.towers.popularity import PopularityPrior
 from twotower.training.by_period import DAY
 from twotower.training.learnt_share import BestShares, best_shares
 from twotower.training.lessons import LessonBatch, Lessons
 from twotower.training.mining import Miner
+from twotower.training.parted import MOST_PARTS, Parted
 from twotower.training.reading import Batch, Reader, Reading, on_device
 from twotower.training.recompute import Recomputed
 from twotower.vocab import FIRST_ROW, PADDING_ROW
+from twotower.workers import slices
 
 LEAST_STEPS = 100
 """Steps that an epoch of sets has at least: a validation after fewer says little."""
+
+READ_POSITIONS, POOLED_POSITIONS = 1_600, 25_600
+"""Places in histories that a part of a batch has at least: where an encoder reads each of them, and where it
+takes means, which costs little and suffers most from being cut."""
 
 MAX_VALIDATION_CASES = 10_000
 """Queries that a validation ranks at most: a seeded sample of them where there are more."""
@@ -181,8 +189,17 @@ class Objective:
         size, everything = self.config.training.encode_size, slice(None)
         if size is None:
             inputs = reading.inputs(everything)
-            items = reading.items(inputs, everything)
-            yield reading.queries(inputs, everything), items
+            pieces = self._parts_of(reading)
+            if len(pieces) == 1:
+                items = reading.items(inputs, everything)
+                yield reading.queries(inputs, everything), items
+                return
+            read = inputs.detach().requires_grad_(inputs.requires_grad)
+            parted = Parted(reading.queries, read, pieces, self._learns)
+            yield parted.vectors, reading.items(read, everything)
+            parted.backward()
+            if read.grad is not None:
+                inputs.backward(read.grad)  # type: ignore[no-untyped-call]
             return
 
         def in_pieces(encode: Callable[[slice], Tensor], num: int) -> Recomputed:
@@ -197,6 +214,28 @@ class Objective:
         yield of_queries.vectors, of_items.vectors
         for part in (of_queries, of_items, parts):  # the inputs' gradients come from the other two
             part.backward()
+
+    def _parts_of(self, reading: Reading) -> list[slice]:
+        """Return in which parts the queries of a batch are encoded: by the batch, never by the threads."""
+        num = len(reading.batch.query_rows)
+        if not self.may_part or reading.known is None:
+            return [slice(0, num)]
+        kind = HISTORY_ENCODERS[self.config.towers.history]
+        least = READ_POSITIONS if kind.is_sequential else POOLED_POSITIONS
+        return slices(num, MOST_PARTS, -(-least // reading.known.shape[1]))
+
+    @cached_property
+    def may_part(self) -> bool:
+        """Whether parts of a batch can be encoded side by side, each with draws of its own."""
+        is_own = self.encoding.device.type == "cpu" and here().is_alone
+        modules = (self.model.query_tower, self.model.item_tower)
+        is_own = is_own and all(isinstance(m, QueryTower | ItemTower) for m in modules)
+        # What a library's layers draw is its own.
+        return is_own and not any(isinstance(m, SentenceEncoder) for m in self.model.modules())
+
+    @property
+    def _learns(self) -> list[nn.Parameter]:
+        return [each for each in self.model.parameters() if each.requires_grad]
 
     def loss_of(
         self, batch: Batch, reading: Reading, query_vectors: Tensor, item_vectors: Tensor

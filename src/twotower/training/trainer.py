@@ -7,6 +7,7 @@ Training stops after ``training.patience`` (3) epochs without a better one.
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ from twotower.training.objective import Objective, turns_of
 from twotower.training.optimizers import OPTIMIZERS
 from twotower.training.reading import Batch
 from twotower.training.steps import Optimizers, WeightAverage
+from twotower.workers import operation_threads, workers
 
 if TYPE_CHECKING:
     from twotower.baselines.spectral import Spectral
@@ -279,9 +281,9 @@ class Trainer:
         if self.spectral is not None:
             return self._without_steps(progress, watcher, validates=epochs is None)
         most = settings.epochs if epochs is None else epochs
-        threads_before = torch.get_num_threads()
+        stack = ExitStack()
         try:
-            torch.set_num_threads(runtime.choose_threads(settings.threads))
+            stack.enter_context(self._threads())
             self._set_precision(settings.precision)
             if epochs is None:
                 self.measure_start()
@@ -312,7 +314,7 @@ class Trainer:
                 raise
             progress.interrupt()
         finally:
-            torch.set_num_threads(threads_before)
+            stack.close()
             self._set_precision("float32")  # as it is served; validation ran as the training did
             watcher.on_end()
         if epochs is None and (pause is None or progress.interrupted):
@@ -320,6 +322,12 @@ class Trainer:
         elif progress.best_model:
             self.trained.load_state_dict(progress.best_model)
         return progress
+
+    def _threads(self) -> AbstractContextManager[None]:
+        """Return what lets the threads of the settings compute the steps."""
+        stated, may_part = self.config.training.threads, all(o.may_part for o in self.objectives)
+        num = runtime.choose_threads(stated, of_operations=not may_part)
+        return workers(num) if may_part else operation_threads(num)
 
     def measure_start(self) -> None:
         """Validate the untrained weights, once, before anything is loaded, where they say something."""

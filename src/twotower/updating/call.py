@@ -1,18 +1,17 @@
 """``update``: a bundle and the events of a day -> the bundle of the next day, checked."""
 
 import json
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-import torch
-
-from twotower import runtime
 from twotower.data.dataset import Dataset, Part
 from twotower.data.tables import Table
 from twotower.evaluation.evaluate_bundle import with_words
 from twotower.evaluation.ranking import Scorer
 from twotower.evaluation.scorers import ModelScorer, Ranked
+from twotower.runtime import choose_threads
 from twotower.serving.bundle import Contents, check_successor, write_bundle
 from twotower.serving.journaled import opened
 from twotower.serving.manifest import MANIFEST
@@ -31,6 +30,7 @@ from twotower.updating.refusals import check_bundle
 from twotower.updating.steps import learn
 from twotower.updating.updated import Updated
 from twotower.vocab import FIRST_ROW
+from twotower.workers import workers
 
 
 def update(
@@ -78,13 +78,13 @@ def update(
     """
     target = check_successor(bundle, out)
     bar = callback_of(progress)
-    threads = torch.get_num_threads()
+    stack = ExitStack()
     try:
         bar.on_phase("reading")
         retriever, before = opened(bundle, journal)
         check_bundle(before, str(retriever.path) if retriever.path.name else None)
         check_days(expire_days, before)
-        torch.set_num_threads(runtime.choose_threads(before.config.training.threads))
+        stack.enter_context(workers(choose_threads(before.config.training.threads)))
         night = night_of(
             before, interactions, items=items, queries=queries, expire_days=expire_days
         )
@@ -95,7 +95,7 @@ def update(
             write_bundle(target, contents)
         return Updated(contents, None if refused else target, check, refused)
     finally:
-        torch.set_num_threads(threads)
+        stack.close()
         bar.on_end()
 
 
