@@ -54,8 +54,8 @@ LEAST_STEPS = 100
 """Steps that an epoch of sets has at least: a validation after fewer says little."""
 
 READ_POSITIONS, POOLED_POSITIONS = 1_600, 25_600
-"""Places in histories that a part of a batch has at least: where an encoder reads each of them, and where it
-takes means, which costs little and suffers most from being cut."""
+"""Places in histories that a part of a batch has at least: where an encoder reads each of them; and where
+it takes means, which costs little and suffers most from a cut."""
 
 MAX_VALIDATION_CASES = 10_000
 """Queries that a validation ranks at most: a seeded sample of them where there are more."""

@@ -283,6 +283,7 @@ class Trainer:
         most = settings.epochs if epochs is None else epochs
         stack = ExitStack()
         try:
+            stack.enter_context(runtime.keeping_memory())
             stack.enter_context(self._threads())
             self._set_precision(settings.precision)
             if epochs is None:
