@@ -1,4 +1,7 @@
 import os
+import platform
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -21,13 +24,47 @@ class TestThreads:
         assert choose_threads(7) == 7
         assert choose_threads() == 3
 
-    @pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (8, 7)])
-    def test_one_core_is_left_alone(
-        self, monkeypatch: pytest.MonkeyPatch, cores: int, threads: int
+    @pytest.mark.parametrize(
+        ("cores", "of_parts", "of_operations"), [(1, 1, 1), (2, 2, 1), (8, 8, 7)]
+    )
+    def test_all_cores_compute_parts_and_one_fewer_an_operation(
+        self, monkeypatch: pytest.MonkeyPatch, cores: int, of_parts: int, of_operations: int
     ) -> None:
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
-        assert choose_threads() == threads
+        assert choose_threads() == of_parts
+        assert choose_threads(of_operations=True) == of_operations
+
+
+PAGES = """
+import resource, sys, torch
+from twotower.runtime import keeping_memory
+
+def pages() -> int:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        held = [torch.ones(6_000_000) for _ in range(4)]  # 96 MB
+        del held
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+free = pages()
+with keeping_memory():
+    pages()
+    kept = pages()
+after = pages()
+print(free, kept, after)
+"""
+
+
+class TestKeepingMemory:
+    @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+    def test_pages_are_fetched_once(self) -> None:
+        told = subprocess.run(
+            [sys.executable, "-c", PAGES], capture_output=True, text=True, check=True
+        )
+        free, kept, after = map(int, told.stdout.split())
+        assert kept < free / 100
+        assert after > free / 2  # as before
 
 
 class TestDevice:
