@@ -382,7 +382,9 @@ class TrainingConfig(Section):
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``mps``."""
     threads: Annotated[int | None, Range(1, 1024)] = None
-    """CPU threads; without it OMP_NUM_THREADS where that is set, else one fewer than there are cores."""
+    """CPU threads; without it OMP_NUM_THREADS where that is set, else as many as there are cores. The weights
+    do not depend on it, except with towers of your own or a sentence encoder that is trained: there it is
+    one fewer than the cores without it."""
 
     def _contradictions(self) -> Iterator[str]:
         if self.metric != _METRIC:

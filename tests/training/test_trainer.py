@@ -1,6 +1,7 @@
 """The loop: every loss with every negatives, every setting, sparse tables, weights, validation."""
 
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
@@ -24,6 +25,7 @@ from twotower.training.checkpoints import Progress
 from twotower.training.pipeline import train
 from twotower.training.trained import Trained
 from twotower.training.trainer import LossCheck, Trainer, TrainingDivergedError
+from twotower.workers import of_each
 
 
 def trained(world: SyntheticTables, *settings: Settings) -> Trained:
@@ -401,20 +403,26 @@ class TestSettings:
         }
         assert equal_weights(result, fitted(small_world, shorter))
 
+    @pytest.mark.parametrize("may_part", [True, False])
     def test_threads_are_set_while_training(
-        self, small_world: SyntheticTables, monkeypatch: pytest.MonkeyPatch
+        self, small_world: SyntheticTables, monkeypatch: pytest.MonkeyPatch, may_part: bool
     ) -> None:
         before, seen = torch.get_num_threads(), set()
         trainer = trainer_of(small_world, {"training": {"threads": 2, "batch_size": 1_000}})
-        real = trainer.objectives[0].backward
+        objective = trainer.objectives[0]
+        assert objective.may_part
+        objective.may_part = may_part
+        real, both = objective.backward, threading.Barrier(2)
 
         def backward(*given: Any) -> torch.Tensor:
             seen.add(torch.get_num_threads())
+            if may_part:  # two threads are there at once
+                of_each(lambda _: both.wait(60), range(2))
             return real(*given)
 
-        monkeypatch.setattr(trainer.objectives[0], "backward", backward)
+        monkeypatch.setattr(objective, "backward", backward)
         trainer.fit()
-        assert seen == {2}
+        assert seen == {1 if may_part else 2}
         assert torch.get_num_threads() == before
 
     def test_a_device_that_is_not_there(self, small_world: SyntheticTables) -> None:

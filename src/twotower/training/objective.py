@@ -218,7 +218,7 @@ class Objective:
     def _parts_of(self, reading: Reading) -> list[slice]:
         """Return in which parts the queries of a batch are encoded: by the batch, never by the threads."""
         num = len(reading.batch.query_rows)
-        if not self.may_part or reading.known is None:
+        if not self.may_part or reading.known is None or reading.history_places is None:
             return [slice(0, num)]
         kind = HISTORY_ENCODERS[self.config.towers.history]
         least = READ_POSITIONS if kind.is_sequential else POOLED_POSITIONS
