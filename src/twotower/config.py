@@ -382,9 +382,9 @@ class TrainingConfig(Section):
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``mps``."""
     threads: Annotated[int | None, Range(1, 1024)] = None
-    """CPU threads; without it OMP_NUM_THREADS where that is set, else as many as there are cores. The weights
-    do not depend on it, except with towers of your own or a sentence encoder that is trained: there it is
-    one fewer than the cores without it."""
+    """CPU threads; without it OMP_NUM_THREADS where that is set, else as many as there are cores, of which
+    towers of your own and a sentence encoder that is trained leave one. Otherwise the weights do not
+    depend on it."""
 
     def _contradictions(self) -> Iterator[str]:
         if self.metric != _METRIC:
