@@ -41,8 +41,10 @@ import torch
 from torch.nn import functional as F
 
 from common import report
-from twotower.index.approximate import ApproximateIndex, divided, tuned
+from twotower.index.approximate import ApproximateIndex
 from twotower.index.exact import ExactIndex
+from twotower.index.lists import divided
+from twotower.index.tuning import tuned
 from twotower.index.two_pass import TwoPassIndex, byte_products, multiplies_bytes
 from twotower.vocab import FIRST_ROW
 

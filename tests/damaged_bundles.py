@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load, save
 
 from twotower.errors import BundleError
-from twotower.index.approximate import divided
+from twotower.index.lists import divided
 from twotower.second_stage.follows import Follows
 from twotower.second_stage.inputs import Memory, columns_of
 from twotower.second_stage.item_times import ItemTimes

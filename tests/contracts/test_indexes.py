@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from twotower.histories import Histories
-from twotower.index.approximate import DEPTHS, ApproximateIndex, Lists
+from twotower.index.approximate import ApproximateIndex
 from twotower.index.base import Found, Index
 from twotower.index.exact import ExactIndex
+from twotower.index.lists import DEPTHS, Lists
 from twotower.index.live_index import LiveIndex
 from twotower.index.two_pass import TwoPassIndex
 

@@ -12,16 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from twotower.histories import Histories
-from twotower.index.approximate import (
-    DEPTHS,
-    ApproximateIndex,
-    Lists,
-    approximate_index,
-    divided,
-    tuned,
-)
+from twotower.index.approximate import ApproximateIndex, approximate_index
 from twotower.index.exact import ExactIndex
+from twotower.index.lists import DEPTHS, Lists, divided
 from twotower.index.live_index import LiveIndex
+from twotower.index.tuning import tuned
 from twotower.vocab import FIRST_ROW
 
 NUM_ITEMS, DIM, K = 20_000, 16, 100
@@ -129,8 +124,8 @@ class TestLists:
         items, queries = world()
         lists = index().lists
         easy = min(queries[:20], key=lambda one: tuned(lists, items, one[None], 0.95).probes[500])
-        monkeypatch.setattr("twotower.index.approximate._DEEP", 200)
-        monkeypatch.setattr("twotower.index.approximate._FEW_QUERIES", 5)
+        monkeypatch.setattr("twotower.index.tuning._DEEP", 200)
+        monkeypatch.setattr("twotower.index.tuning._FEW_QUERIES", 5)
         mixed = torch.cat([easy.repeat(5, 1), queries[20:600]])
         probes = tuned(lists, items, mixed, 0.95).probes
         alone = tuned(lists, items, easy.repeat(5, 1), 0.95).probes
@@ -139,7 +134,7 @@ class TestLists:
     def test_the_fewest_that_reach_the_recall(self) -> None:
         """One list less does not, on the queries that it was tuned on."""
         items, queries = world()
-        lists = index(0.95).lists
+        lists = in_half_precision(0.95)
         best = ExactIndex(items, reserved_rows=2).search(queries[:600], K).item_rows
 
         def reached(probes: int) -> float:

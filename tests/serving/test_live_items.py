@@ -17,7 +17,8 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from twotower.cli.recommend import described
-from twotower.index.approximate import divided, tuned
+from twotower.index.lists import divided
+from twotower.index.tuning import tuned
 from twotower.serving.arguments import features_of
 from twotower.serving.client import Client
 from twotower.serving.live_items import LiveIds, lines_of

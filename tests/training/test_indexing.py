@@ -23,8 +23,9 @@ from twotower.evaluation.evaluate_bundle import evaluate_bundle, scorer_of
 from twotower.evaluation.screen import index_note
 from twotower.extras import install
 from twotower.index import approximate as approximate_module
-from twotower.index.approximate import ApproximateIndex, tuned
+from twotower.index.approximate import ApproximateIndex
 from twotower.index.exact import ExactIndex
+from twotower.index.tuning import tuned
 from twotower.report.sections import model as model_section
 from twotower.serving.bundle import Contents, open_bundle, write_bundle
 from twotower.serving.retriever import Retriever

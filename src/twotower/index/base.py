@@ -74,11 +74,10 @@ class Index(ABC):
         """
         queries = torch.as_tensor(query_vectors)
         check_least(1, k=k)
-        (num_rows, dim), num_queries = self.shape, len(queries)
-        if queries.shape != (num_queries, dim):
-            raise ArgumentError(
-                f"query_vectors must have shape (Q, {dim}), got {tuple(queries.shape)}."
-            )
+        (num_rows, dim), shape = self.shape, tuple(queries.shape)
+        if len(shape) != 2 or shape[1] != dim:
+            raise ArgumentError(f"query_vectors must have shape (Q, {dim}), got {shape}.")
+        num_queries = shape[0]
         if exclude is None:
             exclude = Histories.empty(num_queries)
         if len(exclude) != num_queries:

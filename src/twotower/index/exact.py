@@ -66,7 +66,8 @@ class ExactIndex(Index):
     @property
     def shape(self) -> tuple[int, int]:
         """Number of rows, the reserved ones included, and width of the vectors."""
-        return self.item_vectors.shape[0], self.item_vectors.shape[1]
+        num_rows, dim = self.item_vectors.shape
+        return num_rows, dim
 
     def _answer(self, queries: Tensor, k: int, exclude: Histories, allowed: Mask | None) -> Found:
         if allowed is not None:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from twotower.histories import Histories
-from twotower.index.approximate import ApproximateIndex, Lists, approximate_index
+from twotower.index.approximate import ApproximateIndex, approximate_index
 from twotower.index.base import Found, Index, Mask
 from twotower.index.exact import ExactIndex
+from twotower.index.lists import Lists
 from twotower.index.topk import best_of
 from twotower.index.two_pass import exact_index
 from twotower.vocab import FIRST_ROW, PADDING_ROW

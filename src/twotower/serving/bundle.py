@@ -25,7 +25,7 @@ from twotower.errors import BundleError
 from twotower.features.schema import VIEW, Side
 from twotower.features.transforms import SideTransforms
 from twotower.histories import Histories
-from twotower.index.approximate import Lists
+from twotower.index.lists import Lists
 from twotower.paths import check_folder_of, check_new_name, reason_of
 from twotower.second_stage.ranker import Ranker
 from twotower.serving import content_checks, feature_files, manifest, ranker_files, storage

@@ -10,8 +10,8 @@ import torch
 
 from twotower.features.schema import Feature, texts_of
 from twotower.histories import Histories
-from twotower.index.approximate import Lists
 from twotower.index.lexical import LexicalSettings
+from twotower.index.lists import Lists
 from twotower.vocab import FIRST_ROW, Vocabulary
 
 _CHUNK = 2**22

@@ -16,8 +16,10 @@ from twotower.errors import MissingExtraError
 from twotower.evaluation.intervals import mean_intervals
 from twotower.evaluation.scorers import ModelScorer
 from twotower.extras import library
-from twotower.index.approximate import ApproximateIndex, divided, tuned
+from twotower.index.approximate import ApproximateIndex
 from twotower.index.base import Index
+from twotower.index.lists import divided
+from twotower.index.tuning import tuned
 from twotower.index.two_pass import exact_index
 from twotower.serving.bundle import Contents
 from twotower.serving.loading import with_reserved_rows

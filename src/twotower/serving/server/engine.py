@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twotower.errors import ArgumentError, BundleError, JournalError
-from twotower.index.approximate import depth_of
+from twotower.index.lists import depth_of
 from twotower.rules.kinds import Explore, Rule, spec_of
 from twotower.serving.answers import Recommendation
 from twotower.serving.arguments import TIME, Event, Id, features_of
