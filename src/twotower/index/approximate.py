@@ -13,7 +13,7 @@ from twotower.histories import Histories
 from twotower.index.base import Found, Mask, nothing_found
 from twotower.index.exact import ExactIndex
 from twotower.index.lists import Lists, depth_of
-from twotower.index.scans import best_rows, scan_of
+from twotower.index.scans import best_rows, lengths_of, scan_of
 from twotower.index.two_pass import exact_index
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 
@@ -95,7 +95,7 @@ class ApproximateIndex(ExactIndex):
         return ApproximateIndex(item_vectors, self.lists.over(item_vectors))
 
     def _answer(self, queries: Tensor, k: int, exclude: Histories, allowed: Mask | None) -> Found:
-        depth = depth_of(k)
+        depth = k if k in self._plans else depth_of(k)
         if k < depth:  # what is asked to one depth is answered alike
             deeper = self._answer(queries, depth, exclude, allowed)
             return Found(deeper.item_rows[:, :k], deeper.scores[:, :k])
@@ -108,7 +108,7 @@ class ApproximateIndex(ExactIndex):
         if plan is not None and num_queries * plan[0] * self._width <= _CHUNK_NUMBERS:
             # The usual case, with few operations: every query is searched alike, and at once.
             (rows, best), is_sure = self._search_lists(vectors, k, exclude, None, *plan, depth)
-            if is_sure.all() and rows[:, -1].all():
+            if np.count_nonzero(is_sure) == np.count_nonzero(rows[:, -1]) == num_queries:
                 return Found(rows, best)
             by_depth = {depth: np.flatnonzero(~is_sure)}
         else:
@@ -163,7 +163,7 @@ class ApproximateIndex(ExactIndex):
         """Return how many items of the scan to score again; arguments as of ``_probes``."""
         spare = deep + max(_LEAST_SPARE, int(deep * _SPARE))
         depth, rescored = self._depth(deep, num_allowed), self.lists.rescored
-        if depth not in rescored:
+        if depth is None or depth not in rescored:
             return spare
         # Among the allowed items codes lose what they lose among all to the same place of the ranking.
         ratios = (rescored[each] / each for each in self._depths if deep <= each <= depth)
@@ -204,11 +204,11 @@ class ApproximateIndex(ExactIndex):
             probes: Lists to search.
             depth: Place that the answer reaches, excluded items included; below ``fetched``.
         """
-        lengths: Float32s = np.sqrt(np.einsum("qd,qd->q", queries, queries))
+        lengths = lengths_of(queries)
         rows, scanned = self._candidates(queries, lengths, fetched, allowed, probes)
         scores = self._scan.scored_again(queries, self._vectors, rows)
         is_all = rows[:, -1] < 0  # the lists hold no more
-        if is_all.any():
+        if np.count_nonzero(is_all):
             rows[rows < 0] = PADDING_ROW
         if len(exclude.item_rows):
             first = np.arange(len(rows))[:, None] * len(self._vectors)

@@ -1,6 +1,7 @@
 """The contract of every index: the ``k`` best items of each query vector, by dot product."""
 
 from abc import ABC, abstractmethod
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -45,6 +46,11 @@ def nothing_found(num_queries: int, k: int, reserved_rows: int) -> Found:
     return Found(rows, np.full(shape, -np.inf, np.float32))
 
 
+@lru_cache(maxsize=128)
+def _nothing_excluded(num_queries: int) -> Histories:
+    return Histories.empty(num_queries)
+
+
 class Index(ABC):
     """Finds items by their vectors: checks what it is asked, and answers."""
 
@@ -79,7 +85,7 @@ class Index(ABC):
             raise ArgumentError(f"query_vectors must have shape (Q, {dim}), got {shape}.")
         num_queries = shape[0]
         if exclude is None:
-            exclude = Histories.empty(num_queries)
+            exclude = _nothing_excluded(num_queries)
         if len(exclude) != num_queries:
             raise ArgumentError(f"exclude must hold {num_queries} sets, got {len(exclude)}.")
         if allowed is not None and allowed.shape != (num_rows,):

@@ -1,5 +1,6 @@
 """What faiss scans of the lists of an approximate index: vectors in half precision, or 4-bit codes."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
@@ -10,11 +11,9 @@ from torch import Tensor
 
 from twotower.arrays import Bools, Float32s, Ints
 from twotower.index.base import Found
-from twotower.index.lists import SPREADS, Lists, faiss_library
+from twotower.index.lists import NUM_LEVELS, SPREADS, Lists, faiss_library
 from twotower.vocab import FIRST_ROW
 
-NUM_LEVELS = 16
-"""Levels that 4 bits tell apart."""
 LEAST_CODED = 1_000
 """Items from which levels can be learnt."""
 _SAMPLE = 20_000
@@ -110,6 +109,8 @@ class Scan(ABC):
         scores = np.empty((len(queries), most), np.float32)
         rows = np.empty((len(queries), most), np.int64)
         of_means = self._of_means(lists, bounds, lengths)
+        if is_used is not None:  # where there is no list, an infinite number would spoil a scale
+            np.copyto(of_means, of_means[:, :1], where=lists < 0)
         given = (queries, lists, of_means, scores, rows)
         asked, *places = map(faiss.swig_ptr, given)
         faiss.omp_set_num_threads(torch.get_num_threads())
@@ -215,14 +216,13 @@ class FourBits(Scan):
         # The products with the means, to which the scan adds those with the rest of each item.
         products: Float32s = bounds - lengths[:, None] * self._reaches[lists]
         products /= self._unit
-        if products[:, -1].min() == -np.inf:  # no list: this would spoil the scale of the others
-            np.copyto(products, products[:, :1], where=lists < 0)
         return products
 
-    def is_sure(self, scores: Float32s, depth: int, last: Float32s, lengths: Float32s) -> Bools:
-        """Return whether the codes tell the item at the depth from the first that was left out.
+    def is_sure(self, scores: Float32s, depth: int, last: Float32s, lengths: Float32s) -> Bools:  # noqa: ARG002
+        """Return whether the codes tell the item at the depth from the last one of the scan.
 
-        Where they do not, twins are about. Else what rounding loses is part of the recall that was tuned.
+        Where they do not, near-duplicates are about, and some may have been left out. What rounding loses
+        otherwise is part of the recall that was tuned.
         """
         sure: Bools = scores[:, depth - 1] > scores[:, -1]
         return sure
@@ -265,6 +265,11 @@ def levels_of(vectors: Tensor, lists: Lists) -> Tensor | None:
     return torch.from_numpy(np.sort(found, axis=1)) * unit
 
 
+def lengths_of(queries: Float32s) -> Float32s:
+    """Return the lengths of ``(Q, dim)`` queries, each computed by itself: ``(Q,)``."""
+    return np.array([math.sqrt(query.dot(query)) for query in queries], np.float32)
+
+
 def best_rows(rows: Ints, scores: Float32s, k: int) -> Found:
     """Return the ``k`` best of scored rows, best first, equal scores by row.
 
@@ -280,7 +285,7 @@ def best_rows(rows: Ints, scores: Float32s, k: int) -> Found:
         here, of_query = rows[place], scores[place]
         order = (-of_query).argsort()[: k + 1]
         best = of_query[order]
-        if (best[1:] == best[:-1]).any():  # twins, of which some may be left out
+        if np.count_nonzero(best[1:] == best[:-1]):  # twins, of which some may be left out
             order = np.lexsort((here, -of_query))
             best = of_query[order]
         found.item_rows[place], found.scores[place] = here[order[:k]], best[:k]

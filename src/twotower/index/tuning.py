@@ -8,7 +8,7 @@ from torch import Tensor
 from twotower.arrays import Bools, Floats, Ints, Rows
 from twotower.index.exact import ExactIndex
 from twotower.index.lists import DEPTHS, Lists
-from twotower.index.scans import FourBits, Scan, levels_of
+from twotower.index.scans import FourBits, Scan, lengths_of, levels_of
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 
 _DEEP = 1_000
@@ -16,11 +16,11 @@ _DEEP = 1_000
 _FEW_QUERIES = 128
 _SURE = 1.645
 """Standard errors from a mean to the lower end of its one-sided 95 % interval."""
-_LEFT_TO_CODES = (0.05, 0.1, 0.2, 0.3, 0.45, 0.6)
+_LEFT_TO_CODES = (0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.75)
 """Shares of the recall that may be missed which the lists leave to the codes: each asks for some lists."""
-_RESCORED = (1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
+_RESCORED = (1.2, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0)
 """How many items are scored again after codes, in depths."""
-_PROBING, _RESCORING, _HALF, _CODED = 150.0, 60.0, 16.0, 8.0
+_PROBING, _RESCORING, _HALF, _CODED = 150.0, 120.0, 14.0, 5.5
 """What a list costs that is scanned, an item that is scored again, and a scanned item in half precision and
 by codes, 64 wide: nanoseconds. Measured with 200 thousand and a million items, one query at a time
 (``benchmarks/index.py``)."""
@@ -107,7 +107,7 @@ class _Best:
         exact = ExactIndex(item_vectors, reserved_rows=FIRST_ROW)
         self.depths, self._num_lists = depths, len(lists)
         self._queries = np.ascontiguousarray(query_vectors.numpy(), np.float32)
-        self._lengths = np.sqrt(np.einsum("qd,qd->q", self._queries, self._queries))
+        self._lengths = lengths_of(self._queries)
         self._rows: Rows = exact.search(query_vectors, depths[-1]).item_rows
         order = lists.scores(query_vectors).argsort(dim=1, descending=True, stable=True).numpy()
         places = np.empty_like(order)

@@ -306,8 +306,12 @@ def _write_files(folder: Path, contents: Contents) -> None:
     if contents.lists is not None:  # faiss makes its own index of the lists, which is much larger
         lists, probes = contents.lists, contents.lists.probes
         index = {"kind": "approximate", "probes": {str(k): num for k, num in probes.items()}}
+        if lists.levels is not None:
+            index["rescored"] = {str(k): num for k, num in lists.rescored.items()}
         list_of = torch.from_numpy(lists.list_of)
         tensors = {"centres": lists.centres, "spreads": lists.spreads, "list_of": list_of}
+        if lists.levels is not None:
+            tensors["levels"] = lists.levels
         storage.save_tensors(folder / "index" / "lists.safetensors", tensors)
     texts = {
         "config.toml": contents.config.to_toml(),
@@ -437,8 +441,9 @@ def _read_index(files: ListedFiles, vectors: torch.Tensor) -> Lists | None:
         raise ValueError(f"index.json must describe an index, got {described}")
     tensors = storage.load_tensors(files.path("index/lists.safetensors"))
     probes = {int(depth): num for depth, num in described["probes"].items()}
-    list_of = tensors["list_of"].numpy()
-    lists = Lists(tensors["centres"], tensors["spreads"], list_of, probes)
+    rescored = {int(depth): num for depth, num in described.get("rescored", {}).items()}
+    list_of, levels = tensors["list_of"].numpy(), tensors.get("levels")
+    lists = Lists(tensors["centres"], tensors["spreads"], list_of, probes, levels, rescored)
     content_checks.check_lists(lists, *vectors.shape)
     return lists
 

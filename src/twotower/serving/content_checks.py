@@ -11,7 +11,7 @@ import torch
 from twotower.features.schema import Feature, texts_of
 from twotower.histories import Histories
 from twotower.index.lexical import LexicalSettings
-from twotower.index.lists import Lists
+from twotower.index.lists import NUM_LEVELS, Lists
 from twotower.vocab import FIRST_ROW, Vocabulary
 
 _CHUNK = 2**22
@@ -161,3 +161,12 @@ def check_lists(lists: Lists, num_items: int, dim: int) -> None:
     for depth, probes in lists.probes.items():
         if depth < 1 or type(probes) is not int or not 1 <= probes <= num_lists:
             raise ValueError(f"probes of the index must be in 1..{num_lists}, got {probes!r}")
+    if lists.levels is None and lists.rescored:
+        raise ValueError("an index without levels must not say what is scored again")
+    if lists.levels is not None:
+        check_array("the levels of the index", lists.levels.numpy(), (dim, NUM_LEVELS), np.float32)
+        if lists.rescored.keys() != lists.probes.keys():
+            raise ValueError("an index with levels must say for each depth what is scored again")
+    for depth, rescored in lists.rescored.items():
+        if type(rescored) is not int or rescored <= depth:
+            raise ValueError(f"what is scored again must be more than {depth}, got {rescored!r}")

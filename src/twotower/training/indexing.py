@@ -93,6 +93,9 @@ def indexed(
         "part": "validation" if part == Part.VALID else "test",
         "lists": len(lists),
         "probes": {str(depth): probes for depth, probes in lists.probes.items()},
+        "scan": "half precision" if lists.levels is None else "4 bits",
+        "rescored": {str(depth): number for depth, number in lists.rescored.items()},
+        "bytes_per_item": round(index.bytes_per_item, 1),
         "queries_per_second": rates,
     }
     contents.metrics["index"] = figures  # type: ignore[index]  # the figures of the training have it, too
