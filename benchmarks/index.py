@@ -5,8 +5,8 @@
 Items are clustered and of uneven lengths, queries lie off the items' distribution; k = 100. All are tuned
 on half of the queries to the recall that is wanted, told by the other half, and searched on one thread:
 
-- **ours**: one product and a top-k; two passes; lists tuned to .95 and .99 as training does, scanned in half
-  precision or by 4-bit codes, which counted costs decide.
+- **ours**: one product and a top-k; two passes; lists tuned to .95 and .99 as training does, scanned
+  in half precision or by 4-bit codes, as counted costs decide.
 - **faiss**: exact in half precision; inverted lists with the least ``nprobe`` that reaches the recall.
 - **ScaNN**: tree, anisotropic hashing, reordering; of the settings that reach the recall the fastest.
 - **hnswlib**: a graph of 16 neighbours, by inner product, with the least ``ef`` up to 1,600, or that one.

@@ -1,6 +1,7 @@
 """What every index must obey: a subclass says how it is built and inherits all of it."""
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -269,6 +270,17 @@ class TestApproximateIndex(IndexContract):
 class TestListsAlone(IndexContract):
     def build(self, item_vectors: Tensor) -> Index:
         return ListsAlone(item_vectors, two_lists(item_vectors))
+
+
+class TestCodedLists(IndexContract):
+    """Levels that hold small whole numbers, and as many items scored again as there can be."""
+
+    def build(self, item_vectors: Tensor) -> Index:
+        levels = torch.linspace(-4, 4, 16).repeat(DIM, 1)
+        rescored = {depth: 2 * depth for depth in DEPTHS}
+        return ListsAlone(
+            item_vectors, replace(two_lists(item_vectors), levels=levels, rescored=rescored)
+        )
 
 
 class TestLiveApproximateIndex(IndexContract):

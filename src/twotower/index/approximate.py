@@ -19,7 +19,7 @@ from twotower.vocab import FIRST_ROW, PADDING_ROW
 
 _LEAST_SPARE, _SPARE = 16, 1 / 16
 """Items that are scored again beyond those asked for: so many, or this share of the depth if that is more.
-Half precision needs no more for ordinary vectors; where items are nearly equal, more are taken (``_MORE``)."""
+Half precision needs no more for ordinary vectors. Among near-duplicates more are taken (``_MORE``)."""
 _MORE = 8
 """How many times as many items are scored again where rounding may have left one out."""
 _MOST_FETCHED = 2**16
@@ -49,12 +49,15 @@ class ApproximateIndex(ExactIndex):
     of which say how deep into the ranking of the whole catalogue the answer reaches. Few allowed items, and
     what is deeper than was tuned, are searched exactly.
 
-    Lists are scanned in half precision or by codes of 4 bits (``Lists.levels``), and the best items of the
-    scan are scored again in float32. Half precision cannot tell near-duplicates apart. By Cauchy and Schwarz
-    a score is off by at most the query's length times what rounding took from an item, and more items are
-    scored again until the last answer is better than any item that is left out can be: so nothing is lost to
-    rounding. Codes lose more, and the recall was tuned with what they lose; where they do not tell the last
-    answer from what they left out, more items are scored again, too.
+    The lists are scanned in half precision, or by 4-bit codes if they have ``levels``. The best items of
+    the scan are scored again in float32.
+
+    Half precision cannot tell near-duplicates apart. By Cauchy and Schwarz a score is off by at most the
+    query's length times what rounding took from an item. More items are scored again until the last answer
+    is better than any item that is left out can be: so nothing is lost to rounding.
+
+    Codes lose more, and their loss is part of the recall that was tuned. If the codes of the item at the
+    depth and of the last one of the scan score alike, more items are scored again.
 
     Args:
         item_vectors: ``(num_item_rows, dim)`` float32 on the CPU; the reserved rows are never found.

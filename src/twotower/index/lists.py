@@ -33,9 +33,9 @@ class Lists:
         spreads: ``(L,)`` float32 standard deviation of a coordinate about it.
         list_of: ``(I,)`` int32 list of each item; line ``p`` is row ``p + FIRST_ROW``.
         probes: By depth the number of lists that are searched; deeper rankings are searched exactly.
-        levels: ``(dim, 16)`` float32 values that a coordinate's distance from its list's mean is rounded to,
-            where lists are scanned by 4-bit codes; None where they are scanned in half precision.
-        rescored: By depth the number of items that are scored again, where lists are scanned by codes.
+        levels: ``(dim, 16)`` float32, to which 4-bit codes round a coordinate's difference from its list's
+            mean; None for a scan in half precision.
+        rescored: By depth the number of items that are scored again after a scan of codes.
     """
 
     centres: Tensor

@@ -130,7 +130,7 @@ class Scan(ABC):
         self._faiss.fvec_inner_products_by_idx(*given, self._dim, *rows.shape)
         return scores
 
-    def _of_means(self, lists: Ints, bounds: Float32s, lengths: Float32s) -> Float32s:
+    def _of_means(self, lists: Ints, bounds: Float32s, lengths: Float32s) -> Float32s:  # noqa: ARG002
         """Return what faiss is told of each list: ``(Q, probes)``."""
         return bounds
 
@@ -161,7 +161,7 @@ class Scan(ABC):
 class HalfPrecision(Scan):
     """Vectors of 16 bits a number, and a bound of what rounding changes."""
 
-    def _filled(self, vectors: Tensor, lists: Lists) -> Any:
+    def _filled(self, vectors: Tensor, lists: Lists) -> Any:  # noqa: ARG002
         faiss = self._faiss
         kind, metric = faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
         index = faiss.IndexIVFScalarQuantizer(
@@ -178,7 +178,7 @@ class HalfPrecision(Scan):
         self.bytes_per_item = 2.0 * self._dim + _BYTES_OF_AN_ID
         return index
 
-    def is_sure(self, scores: Float32s, depth: int, last: Float32s, lengths: Float32s) -> Bools:
+    def is_sure(self, scores: Float32s, depth: int, last: Float32s, lengths: Float32s) -> Bools:  # noqa: ARG002
         """Return whether no item that was left out can beat the last answer, by Cauchy and Schwarz."""
         sure: Bools = last / self._unit > scores[:, -1] + self._doubt * lengths
         return sure
@@ -187,8 +187,8 @@ class HalfPrecision(Scan):
 class FourBits(Scan):
     """Codes of 4 bits a number: which of 16 levels is nearest to its distance from the list's mean.
 
-    Source: André, Kermarrec and Le Scouarnec, VLDB 2015 (scans of codes in registers), as faiss has it, with
-        a subquantizer for each coordinate.
+    Source: André, Kermarrec and Le Scouarnec, VLDB 2015 (scans of codes in registers), by faiss. Differs:
+        each coordinate is a part of its own.
     """
 
     def _filled(self, vectors: Tensor, lists: Lists) -> Any:

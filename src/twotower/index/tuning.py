@@ -72,19 +72,21 @@ def _coded(
     lists = replace(lists, levels=levels)
     scan = FourBits(vectors, lists)
     chosen: list[tuple[int, int]] = []
+    shares = _LEFT_TO_CODES
     for depth, best in of_depth:
-        found = best.least_work(depth, scan, recall)
+        found = best.least_work(depth, scan, recall, shares)
         if found is None:
             break  # what is deeper is searched exactly
-        work, *numbers = found
+        work, probes, again, left = found
         if not chosen and work >= cost_in_half:
             return None
-        chosen.append((numbers[0], numbers[1]))
+        chosen.append((probes, again))
+        shares = tuple(each for each in _LEFT_TO_CODES if each >= left)[:2]
     if not chosen:
         return None
     depths = [depth for depth, _ in of_depth[: len(chosen)]]
-    probes, rescored = zip(*chosen, strict=True)
-    return replace(lists, probes=_rising(depths, probes), rescored=_rising(depths, rescored))
+    fewest, rescored = zip(*chosen, strict=True)
+    return replace(lists, probes=_rising(depths, fewest), rescored=_rising(depths, rescored))
 
 
 def _rising(depths: "list[int]", numbers: "list[int] | tuple[int, ...]") -> dict[int, int]:
@@ -105,7 +107,7 @@ class _Best:
         self, lists: Lists, item_vectors: Tensor, query_vectors: Tensor, depths: list[int]
     ) -> None:
         exact = ExactIndex(item_vectors, reserved_rows=FIRST_ROW)
-        self.depths, self._num_lists = depths, len(lists)
+        self.depths, self._num_lists, self._num_rows = depths, len(lists), len(item_vectors)
         self._queries = np.ascontiguousarray(query_vectors.numpy(), np.float32)
         self._lengths = lengths_of(self._queries)
         self._rows: Rows = exact.search(query_vectors, depths[-1]).item_rows
@@ -134,30 +136,44 @@ class _Best:
         scanned = _HALF * self._width * self._scanned[probes - 1]
         return float(_PROBING * probes + scanned + _RESCORING * self._width * _SPARE * depth)
 
-    def least_work(self, depth: int, scan: Scan, recall: float) -> tuple[float, int, int] | None:
-        """Return nanoseconds, lists and rescored items of the least work; None where none reaches it."""
-        found: list[tuple[float, int, int]] = []
+    def least_work(
+        self, depth: int, scan: Scan, recall: float, shares: tuple[float, ...]
+    ) -> tuple[float, int, int, float] | None:
+        """Return the least work that reaches a recall by codes; None where none does.
+
+        Args:
+            depth: One of ``depths``.
+            scan: By codes.
+            recall: In (0, 1].
+            shares: Of what may be missed, to leave to the codes.
+
+        Returns:
+            Nanoseconds, lists, items that are scored again, and the share.
+        """
+        found: list[tuple[float, int, int, float]] = []
         rescored = np.array([int(depth * share) for share in _RESCORED])
-        for left in _LEFT_TO_CODES:
+        for left in shares:
             probes = self.fewest(depth, 1 - (1 - recall) * (1 - left))
             reached = _lower(self._shares(depth, scan, probes, rescored)) >= recall
             if reached.any():
                 again = int(rescored[np.argmax(reached)])
                 scanned = _CODED * self._width * self._scanned[probes - 1]
                 work = _PROBING * probes + scanned + _RESCORING * self._width * again
-                found.append((float(work), probes, again))
+                found.append((float(work), probes, again, left))
         return min(found, default=None)
 
     def _shares(self, depth: int, scan: Scan, probes: int, rescored: Ints) -> Floats:
         """Return which share of the best items is among the first of a scan: ``(Q, n)``."""
-        shares = []
+        shares, is_best = [], np.zeros(self._num_rows, np.bool_)
         for start in range(0, len(self._rows), _CHUNK):
             here = slice(start, start + _CHUNK)
             most = int(rescored[-1])
             rows, _ = scan.search(self._queries[here], self._lengths[here], probes, most)
             for found, best in zip(rows, self._rows[here, :depth], strict=True):
                 real = best[best != PADDING_ROW]
-                hits: Bools = np.isin(found, real)
+                is_best[real] = True
+                hits: Bools = is_best[found] & (found >= 0)
+                is_best[real] = False
                 shares.append(hits.cumsum()[rescored - 1] / max(1, len(real)))
         return np.stack(shares)
 
