@@ -72,7 +72,7 @@ def _coded(
     lists = replace(lists, levels=levels)
     scan = FourBits(vectors, lists)
     chosen: list[tuple[int, int]] = []
-    shares = _LEFT_TO_CODES
+    shares: tuple[float, ...] = _LEFT_TO_CODES
     for depth, best in of_depth:
         found = best.least_work(depth, scan, recall, shares)
         if found is None:
