@@ -107,16 +107,15 @@ class ApproximateIndex(ExactIndex):
         num_allowed = num_items if allowed is None else int(np.count_nonzero(allowed[FIRST_ROW:]))
         mask = allowed if num_allowed < num_items else None
         plan = self._plans.get(depth) if mask is None and not len(exclude.item_rows) else None
-        by_depth = {depth: np.arange(num_queries)}
         if plan is not None and num_queries * plan[0] * self._width <= _CHUNK_NUMBERS:
             # The usual case, with few operations: every query is searched alike, and at once.
             (rows, best), is_sure = self._search_lists(vectors, k, exclude, None, *plan, depth)
             if np.count_nonzero(is_sure) == np.count_nonzero(rows[:, -1]) == num_queries:
                 return Found(rows, best)
-            by_depth = {depth: np.flatnonzero(~is_sure)}
         else:
             rows, best = nothing_found(num_queries, k, FIRST_ROW)
             is_sure = np.zeros(num_queries, np.bool_)  # that rounding has left nothing out
+        by_depth = {depth: np.flatnonzero(~is_sure)}
         if len(exclude.item_rows):
             deep = np.array([depth_of(depth + each) for each in exclude.lengths.tolist()], np.int64)
             by_depth = {each: np.flatnonzero(deep == each) for each in set(deep.tolist())}

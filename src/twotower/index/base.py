@@ -80,9 +80,9 @@ class Index(ABC):
         """
         queries = torch.as_tensor(query_vectors)
         check_least(1, k=k)
-        (num_rows, dim), shape = self.shape, tuple(queries.shape)
+        (num_rows, dim), shape = self.shape, queries.shape
         if len(shape) != 2 or shape[1] != dim:
-            raise ArgumentError(f"query_vectors must have shape (Q, {dim}), got {shape}.")
+            raise ArgumentError(f"query_vectors must have shape (Q, {dim}), got {tuple(shape)}.")
         num_queries = shape[0]
         if exclude is None:
             exclude = _nothing_excluded(num_queries)

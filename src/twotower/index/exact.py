@@ -61,13 +61,13 @@ class ExactIndex(Index):
             )
         check_least(0, reserved_rows=reserved_rows)
         self.item_vectors = vectors
+        self._shape = vectors.shape[0], vectors.shape[1]  # kept: it is asked for with every query
         self.reserved_rows = reserved_rows
 
     @property
     def shape(self) -> tuple[int, int]:
         """Number of rows, the reserved ones included, and width of the vectors."""
-        num_rows, dim = self.item_vectors.shape
-        return num_rows, dim
+        return self._shape
 
     def _answer(self, queries: Tensor, k: int, exclude: Histories, allowed: Mask | None) -> Found:
         if allowed is not None:
