@@ -2,12 +2,16 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from steps_of_ranks import CASES, gradients, small_tables, task_of, training_task
+from twotower.data.dataset import Part
+from twotower.evaluation import ranking
 from twotower.losses import softmax_kernel
+from twotower.towers import encoding
 from twotower.towers.history_encoders import HISTORY_ENCODERS
 from twotower.towers.layers import dropout
 from twotower.training import objective as objectives
@@ -107,3 +111,20 @@ def test_threads_change_no_bit_of_a_training(name: str) -> None:
     (alone, metrics), (found, found_metrics) = trained
     assert found_metrics == metrics
     assert all(torch.equal(found[key], each) for key, each in alone.items())
+
+
+@pytest.mark.parametrize("name", ["transformer", "pooled"])
+def test_threads_change_no_bit_of_an_evaluation(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "_PART_CASES", 4)
+    monkeypatch.setattr(encoding, "_CHUNK_QUERIES", 4)
+    task = training_task("adam")
+    scorer = trainer_of(task, {"towers.history": name}).scorer()
+    cases = task.dataset.cases(Part.TEST)
+    found = []
+    for num in (1, 2, 3):
+        with workers(num):
+            found.append(ranking.evaluate_on(task.dataset, scorer, cases).ranking)
+    assert len(cases) > 8
+    for other in found[1:]:
+        assert np.array_equal(other.item_rows, found[0].item_rows)
+        assert np.array_equal(other.scores, found[0].scores)

@@ -270,9 +270,14 @@ def rank(
             found = best_of_scores(scores, k, exclude, allowed, reserved_rows=FIRST_ROW)
             item_rows[places], best[places] = found
 
-        least = _PART_CASES if answer.device.type == "cpu" else len(chunk)
-        of_each(ranked, slices(len(chunk), _MOST_PARTS, least))
+        of_each(ranked, parts_of(answer))
     return Found(item_rows, best)
+
+
+def parts_of(vectors: torch.Tensor) -> list[slice]:
+    """Return which lines, one a case, threads compute side by side; on a device, all are one part."""
+    is_cpu = vectors.device.type == "cpu"
+    return slices(len(vectors), _MOST_PARTS if is_cpu else 1, _PART_CASES)
 
 
 def _answer(scorer: Scorer, chunk: Cases, num_item_rows: int) -> torch.Tensor:

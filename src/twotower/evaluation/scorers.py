@@ -10,6 +10,7 @@ import torch
 from twotower.arrays import Bools, Float32s, Ints, Rows
 from twotower.baselines.bm25 import BM25
 from twotower.data.dataset import Cases
+from twotower.evaluation.ranking import parts_of
 from twotower.features.base import FeatureArrays
 from twotower.histories import Histories
 from twotower.index.fusion import convex
@@ -18,6 +19,7 @@ from twotower.second_stage.inputs import Candidates, Catalogue
 from twotower.second_stage.ranker import Ranker
 from twotower.towers.encoding import Encoding
 from twotower.vocab import FIRST_ROW, UNKNOWN_ROW
+from twotower.workers import of_each
 
 
 class ModelScorer:
@@ -51,7 +53,9 @@ class ModelScorer:
 
     def score(self, cases: Cases) -> torch.Tensor:
         """Return ``(len(cases), num_item_rows)`` float32."""
-        scores = self.query_vectors(cases) @ self.item_vectors.T
+        vectors, items = self.query_vectors(cases), self.item_vectors.T
+        scores = vectors.new_empty(len(vectors), items.shape[1])
+        of_each(lambda part: torch.mm(vectors[part], items, out=scores[part]), parts_of(vectors))
         known = self.is_known(cases)
         if not known.all() and self.encoding.model.popularity is None:
             scores[torch.from_numpy(~known)] = self.popularity.to(scores.device)

@@ -27,7 +27,7 @@ from twotower.workers import of_each
 
 _CHUNK_ITEMS = 65_536
 _CHUNK_QUERIES = 1_024
-_CHUNK_NUMBERS = 2**22
+_CHUNK_NUMBERS = 2**20
 """Numbers of the histories' vectors in a chunk of queries; each thread has a chunk."""
 
 
