@@ -4,7 +4,8 @@
 
 Trains one epoch of the default with the history encoder that is named, or that comes first where none is,
 and ranks the test queries; each in a fresh process, alone and beside as many busy loops as there are cores.
-A digest stands for the weights after the epoch and the metric of each test query: all must be equal.
+The digest is that of the weights after the epoch and of each test query's metric. All runs must have the
+same one.
 """
 
 import hashlib

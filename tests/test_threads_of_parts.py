@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from twotower.workers import drawing_from, generator, of_each, runs, seeded, slices, workers
+from twotower.draws import drawing_from, generator, uniform
+from twotower.workers import of_each, runs, slices, workers
 
 
 @pytest.fixture(autouse=True)
@@ -118,12 +119,18 @@ class TestSlices:
 
 class TestDraws:
     def test_each_thread_draws_from_its_own(self) -> None:
-        def draw(own: torch.Generator) -> float:
-            with drawing_from(own):
-                return float(torch.rand((), generator=generator()))
+        def draw(seed: int) -> float:
+            with drawing_from(seed):
+                return float(uniform(1, device=torch.device("cpu")))
 
-        alone = [draw(each) for each in seeded([1, 2])]
+        alone = [draw(seed) for seed in (1, 2)]
         with workers(2):
-            assert of_each(draw, seeded([1, 2])) == alone
+            assert of_each(draw, (1, 2)) == alone
         assert len(set(alone)) == 2
         assert generator() is None
+
+    def test_elsewhere_draws_are_those_of_torch(self) -> None:
+        torch.manual_seed(3)
+        found = uniform(2, 3, device=torch.device("cpu"))
+        torch.manual_seed(3)
+        assert torch.equal(found, torch.rand(2, 3))

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from twotower.index.approximate import ApproximateIndex
+from twotower.index.exact import ExactIndex
 from twotower.vocab import FIRST_ROW
 
 NUM_ITEMS, DIM, K = 20_000, 16, 100
@@ -46,3 +48,23 @@ def recall(found: np.ndarray, best: np.ndarray) -> float:
         np.isin(b[b > 0], a).mean() for a, b in zip(found, best, strict=True) if (b > 0).any()
     ]
     return float(np.mean(shares))
+
+
+def check_filter(index: ApproximateIndex, kind: str, share: float) -> None:
+    """Check what is found among a share of the items of ``world``.
+
+    Args:
+        index: Of these items, for a recall of 0.95.
+        kind: Where these are: ``random``, ``alike`` (in the direction of the queries) or ``far``.
+        share: Of the items that are allowed.
+    """
+    items, queries = world()[0], asked(100)
+    value = torch.rand(len(items), generator=torch.Generator().manual_seed(3))
+    if kind != "random":
+        value = items @ queries.mean(dim=0) * (1 if kind == "alike" else -1)
+    allowed = (value >= value.quantile(1 - share)).numpy()
+    best = ExactIndex(items, reserved_rows=2).search(queries, K, allowed=allowed).item_rows
+    found = index.search(queries, K, allowed=allowed).item_rows
+    assert ((found > 0) == (best > 0)).all()
+    assert allowed[found[found > 0]].all()
+    assert recall(found, best) > 0.93

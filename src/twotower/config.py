@@ -382,8 +382,8 @@ class TrainingConfig(Section):
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` or ``mps``."""
     threads: Annotated[int | None, Range(1, 1024)] = None
-    """CPU threads; without it OMP_NUM_THREADS where that is set, else as many as there are cores, of which
-    towers of your own and a sentence encoder that is trained leave one. Otherwise the weights do not
+    """CPU threads. The default is OMP_NUM_THREADS, or else the number of cores. With towers of your own, or
+    where a sentence encoder is trained, it is one fewer than the cores, and the last bits of the weights
     depend on it."""
 
     def _contradictions(self) -> Iterator[str]:

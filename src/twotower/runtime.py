@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -142,19 +143,18 @@ def keeping_memory() -> Iterator[None]:
     with zeros when the next step wants it: a seventh of the time of a training with pooled histories
     (docs/decisions/0061). Nothing happens where the C library is not glibc.
     """
-    library = ctypes.CDLL(None) if sys.platform == "linux" else None
-    mallopt = getattr(library, "mallopt", None)
-    if mallopt is None:
+    library: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if not hasattr(library, "mallopt"):
         yield
         return
     # What is set stays fixed, so both are: glibc's own, which follow what is freed, end at these two.
-    mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)
-    mallopt(_TRIM_THRESHOLD, _MOST_KEPT)
+    library.mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)
+    library.mallopt(_TRIM_THRESHOLD, _MOST_KEPT)
     try:
         yield
     finally:
-        mallopt(_TRIM_THRESHOLD, 2 * _LARGEST_KEPT)
-        getattr(library, "malloc_trim", int)(0)
+        library.mallopt(_TRIM_THRESHOLD, 2 * _LARGEST_KEPT)
+        library.malloc_trim(0)
 
 
 @contextmanager

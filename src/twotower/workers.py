@@ -5,8 +5,7 @@ in their order. So the result is the same to the last bit, however many threads 
 the machine is (docs/decisions/0062).
 """
 
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,15 +18,14 @@ T = TypeVar("T")
 Part = TypeVar("Part")
 
 _pool: ContextVar[ThreadPoolExecutor | None] = ContextVar("_pool", default=None)
-_of_thread = threading.local()
 
 
 @contextmanager
 def workers(num: int) -> Iterator[None]:
     """Let ``num`` threads compute parts for the length of a ``with`` block.
 
-    Each operation of PyTorch is then computed by one thread, since threads within an operation wait for
-    each other without rest, and the order of its sums depends on how many there are.
+    Each operation of PyTorch is then computed by one thread. Threads within an operation spin while they
+    wait for each other, and the order of its sums depends on their number.
 
     Args:
         num: At least 1.
@@ -90,27 +88,6 @@ def runs(num: int, count: int) -> list[slice]:
     """Return ``num`` lines in so many runs, whose lengths differ by 1 at most."""
     ends = [num * place // count for place in range(count + 1)]
     return [slice(start, end) for start, end in pairwise(ends)]
-
-
-def generator() -> torch.Generator | None:
-    """Return what a layer draws from in this thread; None is PyTorch's global generator."""
-    return getattr(_of_thread, "generator", None)
-
-
-@contextmanager
-def drawing_from(own: torch.Generator) -> Iterator[None]:
-    """Let layers of this thread draw from a generator for the length of a ``with`` block."""
-    before = generator()
-    _of_thread.generator = own
-    try:
-        yield
-    finally:
-        _of_thread.generator = before
-
-
-def seeded(seeds: Iterable[int]) -> list[torch.Generator]:
-    """Return a generator of each seed."""
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def _one_thread() -> None:

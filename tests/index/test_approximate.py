@@ -16,7 +16,17 @@ from twotower.index.lists import DEPTHS, Lists, divided
 from twotower.index.live_index import LiveIndex
 from twotower.index.tuning import tuned
 from twotower.vocab import FIRST_ROW
-from vector_worlds import DIM, NUM_ITEMS, K, asked, near_duplicates, normal, recall, world
+from vector_worlds import (
+    DIM,
+    NUM_ITEMS,
+    K,
+    asked,
+    check_filter,
+    near_duplicates,
+    normal,
+    recall,
+    world,
+)
 
 
 @cache
@@ -244,18 +254,7 @@ class TestSearch:
     @pytest.mark.parametrize("share", [0.001, 0.02, 0.1, 0.3, 0.6, 0.95])
     @pytest.mark.parametrize("kind", ["random", "alike", "far"])
     def test_filters_get_what_they_ask_for(self, share: float, kind: str) -> None:
-        """Whether the allowed items are anywhere, in one direction, or where the query's best are not."""
-        items, _ = world()
-        queries = asked(100)
-        value = torch.rand(len(items), generator=torch.Generator().manual_seed(3))
-        if kind != "random":
-            value = items @ queries.mean(dim=0) * (1 if kind == "alike" else -1)
-        allowed = (value >= value.quantile(1 - share)).numpy()
-        best = ExactIndex(items, reserved_rows=2).search(queries, K, allowed=allowed).item_rows
-        found = index().search(queries, K, allowed=allowed).item_rows
-        assert ((found > 0) == (best > 0)).all()
-        assert allowed[found[found > 0]].all()
-        assert recall(found, best) > 0.93
+        check_filter(index(), kind, share)
 
     def test_few_allowed_items_are_searched_exactly_and_many_are_not(self) -> None:
         at_most = int(index()._probes(100, NUM_ITEMS // 100))

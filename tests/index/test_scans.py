@@ -16,7 +16,7 @@ from twotower.index.live_index import LiveIndex
 from twotower.index.scans import best_rows, levels_of
 from twotower.index.tuning import tuned
 from twotower.vocab import FIRST_ROW
-from vector_worlds import DIM, NUM_ITEMS, K, asked, near_duplicates, recall, world
+from vector_worlds import DIM, NUM_ITEMS, K, asked, check_filter, near_duplicates, recall, world
 
 
 @cache
@@ -124,16 +124,7 @@ def test_filters_get_what_they_ask_for(
 ) -> None:
     """Lists are searched wherever they can be, by costs that exact search is not quicker by."""
     monkeypatch.setattr("twotower.index.approximate._GATHERING", 1e9)
-    items, queries = world()[0], asked(100)
-    value = torch.rand(len(items), generator=torch.Generator().manual_seed(3))
-    if kind != "random":
-        value = items @ queries.mean(dim=0) * (1 if kind == "alike" else -1)
-    allowed = (value >= value.quantile(1 - share)).numpy()
-    best = ExactIndex(items, reserved_rows=2).search(queries, K, allowed=allowed).item_rows
-    found = index().search(queries, K, allowed=allowed).item_rows
-    assert ((found > 0) == (best > 0)).all()
-    assert allowed[found[found > 0]].all()
-    assert recall(found, best) > 0.93
+    check_filter(index(), kind, share)
 
 
 def test_deep_rankings_reach_the_recall_and_smaller_ones_are_their_beginning() -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from twotower.draws import uniform
 from twotower.errors import ArgumentError
 from twotower.features.bag_matrix import BagMatrix
 from twotower.features.base import Transform
@@ -23,7 +24,6 @@ from twotower.features.windows import WindowsEncoder, WindowsTransform
 from twotower.processes.sharded_table import ShardedTable, is_to_be_sharded
 from twotower.registry import resolved
 from twotower.vocab import PADDING_ROW, UNKNOWN_ROW
-from twotower.workers import generator
 
 FixedFeatures: TypeAlias = Mapping[str, Tensor | BagMatrix]
 """One tensor a feature, or the matrix of bags that stay the same."""
@@ -86,9 +86,7 @@ class CategoryEncoder(nn.Module):
         """Map ``(n,)`` rows to ``(n, dim)``."""
         rows = rows.long()
         if self.training and self.id_dropout > 0:
-            dropped = (
-                torch.rand(rows.shape, generator=generator(), device=rows.device) < self.id_dropout
-            )
+            dropped = uniform(*rows.shape, device=rows.device) < self.id_dropout
             rows = torch.where(dropped & (rows != PADDING_ROW), UNKNOWN_ROW, rows)
         return cast("Tensor", self.table(rows))
 

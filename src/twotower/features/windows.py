@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from twotower.arrays import Bools, Float32s, Ints, Rows, distinct
+from twotower.draws import uniform
 from twotower.errors import ConfigError
 from twotower.features.base import Transform
 from twotower.features.schema import Feature
 from twotower.features.text import COUNTED_BOUNDS, counted, read_in_pieces
 from twotower.features.tokens import folded, words_of
 from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW, Vocabulary
-from twotower.workers import generator
 
 MOST_WORDS = 500_000
 """Lines that are read: such files begin with the most frequent words."""
@@ -297,9 +297,7 @@ class WindowsEncoder(nn.Module):
         length = max(1, int((rows != PADDING_ROW).sum(dim=1).max())) if len(rows) else 1
         rows = rows[:, :length]
         if self.training:
-            is_hidden = (
-                torch.rand(len(rows), 1, generator=generator(), device=rows.device) < TEXT_DROPOUT
-            )
+            is_hidden = uniform(len(rows), 1, device=rows.device) < TEXT_DROPOUT
             rows = torch.where(is_hidden & (rows > UNKNOWN_ROW), UNKNOWN_ROW, rows)
         unique_rows, places = torch.unique(rows, return_inverse=True)
         # After all words that are here stands none, whose vector is 0, for what is beyond either end.

@@ -18,7 +18,7 @@ from twotower.index.two_pass import exact_index
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 
 _LEAST_SPARE, _SPARE = 16, 1 / 16
-"""Items that are scored again beyond those asked for: so many, or this share of the depth if that is more.
+"""Items that are scored again beyond those wanted: so many, or this share of the depth if that is more.
 Half precision needs no more for ordinary vectors. Among near-duplicates more are taken (``_MORE``)."""
 _MORE = 8
 """How many times as many items are scored again where rounding may have left one out."""
@@ -99,7 +99,7 @@ class ApproximateIndex(ExactIndex):
 
     def _answer(self, queries: Tensor, k: int, exclude: Histories, allowed: Mask | None) -> Found:
         depth = k if k in self._plans else depth_of(k)
-        if k < depth:  # what is asked to one depth is answered alike
+        if k < depth:  # every k up to a depth gets the beginning of one answer
             deeper = self._answer(queries, depth, exclude, allowed)
             return Found(deeper.item_rows[:, :k], deeper.scores[:, :k])
         vectors = np.ascontiguousarray(queries.numpy(), np.float32)
@@ -138,7 +138,7 @@ class ApproximateIndex(ExactIndex):
     def _probes(self, deep: int, num_allowed: int) -> int:
         """Return how many lists to search for a query; 0 where it is searched exactly.
 
-        The rule is of one query: what is asked beside it must not change its answer.
+        The rule reads one query alone: other queries of a batch must not change its answer.
 
         Args:
             deep: Place in the ranking of the allowed items that the answer reaches.
@@ -174,10 +174,10 @@ class ApproximateIndex(ExactIndex):
     def is_quicker(self, k: int, num_allowed: int) -> bool:
         """Return whether a query alone is answered more quickly than by exact search.
 
-        It is told from counts, by costs that were measured once: a busy machine has the same answer.
+        Counts and constant costs decide, so a busy machine has the same answer.
 
         Args:
-            k: Items that are asked for.
+            k: Items wanted.
             num_allowed: Items that are allowed.
         """
         probes = self._probes(depth_of(k), num_allowed)

@@ -61,7 +61,7 @@ class ExactIndex(Index):
             )
         check_least(0, reserved_rows=reserved_rows)
         self.item_vectors = vectors
-        self._shape = vectors.shape[0], vectors.shape[1]  # kept: it is asked for with every query
+        self._shape = vectors.shape[0], vectors.shape[1]  # a tensor makes a new one each time
         self.reserved_rows = reserved_rows
 
     @property

@@ -15,7 +15,7 @@ from twotower.extras import library
 from twotower.vocab import FIRST_ROW
 
 DEPTHS = (100, 200, 500, 1_000, 2_000, 5_000, 10_000)
-"""How deep a ranking is asked for, in steps: what falls into one step is searched alike."""
+"""Depths of a ranking for which the search is tuned. A ``k`` between two of them takes the deeper one."""
 SPREADS = 2.0
 """Standard deviations that a list's best item is taken to lie above its mean. Measured with 200,000 items:
 at a recall of .99 it takes 40 % fewer items than 0, and 1 and 3 take nearly as few."""
@@ -117,7 +117,7 @@ def divided(item_vectors: Tensor, num_lists: int | None = None, *, seed: int = 0
 
 
 def depth_of(k: int) -> int:
-    """Return the depth that ``k`` is searched at: what is asked to one depth is answered alike."""
+    """Return the depth at which ``k`` is searched: smaller rankings are the beginning of larger ones."""
     return next((depth for depth in DEPTHS if depth >= k), k)
 
 

@@ -61,7 +61,7 @@ class Scan(ABC):
 
         Args:
             scores: ``(Q, most)`` of the scan, best first.
-            depth: Items that are asked for.
+            depth: Items wanted.
             last: ``(Q,)`` the least exact score of an answer.
             lengths: ``(Q,)`` of the queries.
         """
@@ -131,7 +131,7 @@ class Scan(ABC):
         return scores
 
     def _of_means(self, lists: Ints, bounds: Float32s, lengths: Float32s) -> Float32s:  # noqa: ARG002
-        """Return what faiss is told of each list: ``(Q, probes)``."""
+        """Return the score that faiss starts each list with: ``(Q, probes)``."""
         return bounds
 
     def _first(

@@ -33,14 +33,14 @@ _CHUNK = 64
 def tuned(lists: Lists, item_vectors: Tensor, query_vectors: Tensor, recall: float) -> Lists:
     """Return lists with the least work that reaches a recall at each depth.
 
-    It is the mean over these queries that must reach it, at the lower end of its one-sided 95 % interval.
-    The work at the first depth decides between a scan in half precision and one by 4-bit codes. It is told
-    from counts (lists, their items, items that are scored again), so that a busy machine decides alike.
+    The mean over these queries must reach it at the lower end of its one-sided 95 % interval. The work at
+    the first depth decides between a scan in half precision and one by 4-bit codes. It is computed from
+    counts (lists, their items, rescored items) and constant costs, so a busy machine decides alike.
 
     Args:
         lists: Of the catalogue.
         item_vectors: ``(num_item_rows, dim)`` float32 on the CPU.
-        query_vectors: ``(Q, dim)`` float32, at least 1, such as will be asked.
+        query_vectors: ``(Q, dim)`` float32, at least 1, like those that will come.
         recall: In (0, 1].
     """
     most = min(DEPTHS[-1], max(DEPTHS[0], len(lists.list_of) // 20))

@@ -132,9 +132,8 @@ class Encoding:
 
             # Without any query one empty chunk still tells the width.
             starts = range(0, max(1, len(histories)), step)
-            if self.device.type == "cpu":
-                return torch.cat(of_each(encode, starts))
-            return torch.cat([encode(start) for start in starts])
+            each = of_each if self.device.type == "cpu" else map
+            return torch.cat(list(each(encode, starts)))
 
     def fetch(self, features: FeatureArrays, histories: Histories) -> None:
         """Fetch what ``query_vectors`` reads of tables that several processes keep; all call it at once."""

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from twotower.draws import generator, uniform
 from twotower.errors import ArgumentError
-from twotower.workers import generator
 
 _STEPS = 256
 """A byte is one of so many values: the finest step of a probability."""
@@ -38,7 +38,7 @@ def dropout(vectors: Tensor, probability: float, training: bool) -> Tensor:
     if vectors.device.type != "cpu":
         return F.dropout(vectors, probability)
     if not 0 < cut < _STEPS:
-        is_kept = torch.rand(vectors.shape, generator=generator()) >= probability
+        is_kept = uniform(*vectors.shape, device=vectors.device) >= probability
         return vectors * is_kept / (1 - probability)
     return cast("Tensor", _Dropped.apply(vectors, cut))  # type: ignore[no-untyped-call]
 
@@ -194,9 +194,7 @@ class SinceLast(nn.Module):
         gaps = F.pad(times.diff(dim=1), (1, 0))
         is_read = before & mask
         if self.training and self.dropout > 0:
-            is_read &= (
-                torch.rand(len(mask), 1, generator=generator(), device=mask.device) >= self.dropout
-            )
+            is_read &= uniform(len(mask), 1, device=mask.device) >= self.dropout
         rows = torch.where(is_read, gap_rows(gaps), NUM_GAPS)
         return Marks(rows, F.pad(self.table.weight, (0, 0, 0, 1)))
 

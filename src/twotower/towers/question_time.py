@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from twotower.arrays import Floats
+from twotower.draws import uniform
 from twotower.towers.layers import NUM_GAPS, gap_rows
-from twotower.workers import generator
 
 DAY_HOURS, WEEK_DAYS = 24, 7
 WEEK_HOURS = DAY_HOURS * WEEK_DAYS
@@ -100,10 +100,7 @@ class QuestionTime(nn.Module):
         is_seen = ~(asked.gaps > self.longest)
         has_gap, has_hour = ~asked.gaps.isnan() & is_seen, (asked.hours >= 0) & is_seen
         if self.training and self.dropout > 0:
-            is_read = (
-                torch.rand(has_hour.shape, generator=generator(), device=has_hour.device)
-                >= self.dropout
-            )
+            is_read = uniform(*has_hour.shape, device=has_hour.device) >= self.dropout
             has_gap, has_hour = has_gap & is_read, has_hour & is_read
         gaps = self.gaps(gap_rows(asked.gaps.nan_to_num(0.0)))
         hours = asked.hours.clamp(min=0)

@@ -10,7 +10,7 @@ from typing import Protocol, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from twotower.arrays import Bools, Floats, distinct
 from twotower.config import Config, ViewConfig
@@ -195,7 +195,7 @@ class Objective:
                 yield reading.queries(inputs, everything), items
                 return
             read = inputs.detach().requires_grad_(inputs.requires_grad)
-            parted = Parted(reading.queries, read, pieces, self._learns)
+            parted = Parted(reading.queries, read, pieces, list(self.model.parameters()))
             yield parted.vectors, reading.items(read, everything)
             parted.backward()
             if read.grad is not None:
@@ -232,10 +232,6 @@ class Objective:
         is_own = is_own and all(isinstance(m, QueryTower | ItemTower) for m in modules)
         # What a library's layers draw is its own.
         return is_own and not any(isinstance(m, SentenceEncoder) for m in self.model.modules())
-
-    @property
-    def _learns(self) -> list[nn.Parameter]:
-        return [each for each in self.model.parameters() if each.requires_grad]
 
     def loss_of(
         self, batch: Batch, reading: Reading, query_vectors: Tensor, item_vectors: Tensor

@@ -5,9 +5,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from twotower.workers import drawing_from, of_each, seeded
+from twotower.draws import drawing_from
+from twotower.workers import of_each
 
 MOST_PARTS = 4
+"""Parts of a batch at most: more would use more cores, and take longer on one."""
 
 
 class Parted:
@@ -17,10 +19,13 @@ class Parted:
     they are the same however many threads there are.
 
     Args:
-        function: Computes the vectors of a slice of the queries from the inputs: ``(n, d)``.
-        inputs: ``(m, d)`` that the function reads.
+        function: Computes the vectors of a slice of the queries from the inputs: ``(n, d)`` float.
+        inputs: ``(m, d)`` float that the function reads.
         parts: Slices of the queries, in order.
-        parameters: All that the function may read beside the inputs and that is trained.
+        parameters: All parameters that the function may read.
+
+    Source: Gao, Zhang, Han and Callan, RepL4NLP 2021 (GradCache), section 3, for the gradient that passes
+        through a leaf. Differs: each part keeps its graph, and is computed once.
     """
 
     def __init__(
@@ -30,12 +35,13 @@ class Parted:
         parts: Sequence[slice],
         parameters: Sequence[nn.Parameter],
     ) -> None:
-        self._inputs, self._parameters = inputs, parameters
-        draws = seeded(torch.randint(2**62, (len(parts),)).tolist())  # as the step's other draws
+        self._inputs = inputs
+        self._targets = [x for x in (inputs, *parameters) if x.requires_grad]
+        seeds = torch.randint(2**62, (len(parts),)).tolist()  # as the step's other draws
 
         def encode(place: int) -> tuple[Tensor, Tensor]:
             own = inputs.detach().requires_grad_(inputs.requires_grad)
-            with drawing_from(draws[place]):
+            with drawing_from(seeds[place]):
                 return own, function(own, parts[place])
 
         self._encoded = of_each(encode, range(len(parts)))
@@ -53,14 +59,13 @@ class Parted:
 
         def gradients(place: int) -> Sequence[Tensor | None]:
             own, vectors = self._encoded[place]
-            read = [x for x in (own, *self._parameters) if x.requires_grad]
             if not vectors.requires_grad:
-                return [None] * len(read)
+                return [None] * len(self._targets)
+            read = [own if target is self._inputs else target for target in self._targets]
             return torch.autograd.grad(vectors, read, of_parts[place], allow_unused=True)
 
         found = of_each(gradients, range(len(of_parts)))
-        targets = [x for x in (self._inputs, *self._parameters) if x.requires_grad]
-        for target, parts in zip(targets, zip(*found, strict=True), strict=True):
+        for target, parts in zip(self._targets, zip(*found, strict=True), strict=True):
             for part in parts:
                 if part is not None:
                     target.grad = part if target.grad is None else target.grad + part
