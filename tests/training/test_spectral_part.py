@@ -18,12 +18,12 @@ from twotower.config import Config
 from twotower.data.dataset import Part
 from twotower.errors import ConfigError
 from twotower.histories import Histories
-from twotower.training import closed_form_scale
-from twotower.training.best import WORTH, add_better_part, is_worth
+from twotower.training import closed_form_sum
+from twotower.training.best import add_better_part
 from twotower.training.callbacks import Callback
 from twotower.training.choices import resolve
 from twotower.training.closed_form import chosen
-from twotower.training.closed_form_scale import metrics_at
+from twotower.training.closed_form_sum import WORTH, Beside, Sums, is_worth
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
 from twotower.vocab import FIRST_ROW
@@ -202,14 +202,14 @@ def test_sums_have_the_metrics_of_models_with_the_closed_form(
     for scale in scales:
         trainer.add(spectral, scale)
         expected.append(trainer.validate())
-    monkeypatch.setattr(closed_form_scale, "_SCORES", 1_000)  # in several parts
-    assert metrics_at(trainer, spectral, scales) == pytest.approx(expected, abs=1e-4)
+    monkeypatch.setattr(closed_form_sum, "_SCORES", 1_000)  # in several parts
+    assert Sums(trainer, spectral).metrics(scales) == pytest.approx(expected, abs=1e-4)
     assert len(set(expected)) == len(scales)
     # The model knows nothing of queries without events: popularity answers them at every scale.
     objective = trainer.objectives[0]
     histories = Histories.empty(len(objective.valid))
     objective.valid = replace(objective.valid, histories=histories)
-    first, *others = metrics_at(trainer, spectral, scales)
+    first, *others = Sums(trainer, spectral).metrics(scales)
     assert others == [first, first] == [trainer.validate()] * 2
 
 
@@ -232,20 +232,27 @@ def test_one_that_does_not_help_is_not_added() -> None:
     assert told.said[-1].startswith("towers.spectral_dim = 0: validation ndcg@10 is ")
 
 
-def test_a_wide_one_must_be_better_by_one_percent() -> None:
+def test_a_wide_one_must_be_better_by_one_percent(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     # Many small groups of items, which a narrow model cannot hold, in any order.
     rows = [(q, 5 * (q % 300) + int(item)) for q in range(1200) for item in rng.permutation(5)]
     frame = pl.DataFrame(rows, schema=["user", "item"], orient="row")
     config = settings("mean", dim=1, similarity="dot") | {"data": {"order": "file"}}
     found = train(frame, config=config, baselines=[])
-    records = [json.loads(line) for line in found.contents.log.splitlines()]
-    (record,) = (r for r in records if r.get("setting") == "towers.spectral_dim")
-    metrics = {each["value"]: each["metric"] for each in record["compared"]}
-    wide = max(metrics)
-    assert list(metrics) == [0, 64, wide]
-    assert metrics[wide] >= WORTH * metrics[64]
-    assert found.contents.config.towers.spectral_dim == wide > 64
+    wide = found.contents.config.towers.spectral_dim
+    assert wide > 64
+    task = Task.of(frame, config=Config.from_dict(config))
+    trainer = Trainer(task.dataset, task.sides, resolve(task.config, task.dataset)[0])
+    trainer.fit(epochs=1)
+    part = chosen(trainer.dataset, None)
+    assert part.width == wide
+    beside = Beside((replace(part, width=64), part))
+    alone = trainer.validate()
+    ahead = beside.judge(trainer, alone, None)
+    assert ahead["width"] == wide
+    assert trainer.validate() == alone  # nothing stays added
+    monkeypatch.setattr(closed_form_sum, "WORTH", 100.0)
+    assert beside.judge(trainer, alone, None)["width"] == 64
 
 
 class Stop(Callback):

@@ -1,9 +1,9 @@
 """``train_best``: what validation prefers, of a race and of steps, the closed form and their sum."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twotower.caller import argument
 from twotower.config import WIDTH, Config
@@ -15,7 +15,7 @@ from twotower.training.checkpoints import Progress, WorkFolder
 from twotower.training.choices import resolve
 from twotower.training.closed_form import chosen as chosen_closed_form
 from twotower.training.closed_form import is_quick, no_closed_form, no_part, settings_of
-from twotower.training.closed_form_scale import at_best_scale
+from twotower.training.closed_form_sum import Beside, at_best_scale, is_worth
 from twotower.training.heats import Heat
 from twotower.training.race import Race, record_of
 from twotower.training.settings import with_values
@@ -25,9 +25,6 @@ from twotower.training.trainer import Trainer
 if TYPE_CHECKING:
     from twotower.baselines.spectral import Spectral
 
-WORTH = 1.01
-"""Ratio of validation metrics from which longer vectors are worth their cost. The closed form alone needs
-the same ratio, since it reads no features."""
 _NOTHING = "nothing was kept."
 
 
@@ -130,6 +127,8 @@ def train_best(
     if job.is_first:  # it alone compares them
         with alone():
             forms = closed_forms(given, first, teller)
+    parts = job.from_first(lambda: forms.parts)
+    first.beside = Beside(parts, bool(given.towers.spectral_dim)) if parts else None
     del first  # if it loses, the next training needs its memory
     deadline = None if minutes is None else Deadline(minutes)
     if deadline is not None:
@@ -171,6 +170,7 @@ def _with_closed_form(
         said = f"the time was up after epoch {steps.epoch}; the best weights so far are kept"
         teller.on_choices((f"{argument('minutes')}: {said}",), best.trainer.config)
     steps.log[:0] = race.records
+    steps.best_metric = steps.metric_alone(best.trainer.config.training.metric)
     if is_up or not steps.interrupted:
         add_better_part(given, best.trainer, steps, forms.parts, teller)
     elif given.towers.spectral_dim:
@@ -178,11 +178,6 @@ def _with_closed_form(
         teller.on_choices((said,), best.trainer.config)
     trainer, done = better_of(best.trainer, steps, forms.alone, teller)
     return Best(trainer, done, steps, best.work)
-
-
-def is_worth(metric: float, other: float) -> bool:
-    """Return whether a validation metric is better than another by as much as a choice needs."""
-    return metric > other and metric >= WORTH * other
 
 
 def closed_forms(given: Config, trainer: Trainer, teller: Callback) -> ClosedForms:
@@ -252,7 +247,11 @@ def add_better_part(
     try:
         teller.on_phase("the closed form beside it")
         trained = trainer.validate()  # as the sums are: a training may round
-        found = {part.width: at_best_scale(trainer, part) for part in parts}
+        judged = next((r["closed_form"] for r in steps.log if _is_best(r, steps)), None)
+        near = None
+        if judged is not None:
+            near, parts = judged["share"], [p for p in parts if p.width == judged["width"]]
+        found = {part.width: at_best_scale(trainer, part, near) for part in parts}
         chosen = next(iter(found.values()))
         for best in found.values():
             if is_worth(best[0], chosen[0]):
@@ -287,6 +286,11 @@ def add_better_part(
         if stated and width < stated:
             said += ", since the data have no more singular vectors"
     teller.on_choices((said,), trainer.config)
+
+
+def _is_best(record: Mapping[str, Any], steps: Progress) -> bool:
+    """Return whether a record of the log is that of the best weights, and holds a sum's metric."""
+    return record.get("epoch") == steps.best_epoch and "closed_form" in record
 
 
 def better_of(

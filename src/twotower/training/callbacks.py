@@ -82,7 +82,8 @@ class Callback:
         """An epoch was validated.
 
         Args:
-            record: ``epoch`` (from 1), ``loss``, ``valid_...``, ``examples_per_second`` and more.
+            record: ``epoch`` (from 1), ``loss``, ``valid_...``, ``examples_per_second`` and more;
+                ``closed_form``, where one may be added, with the ``metric`` of the sum.
         """
 
     def on_end(self) -> None:

@@ -44,7 +44,8 @@ class Progress:
         average: State of the averaged weights after them.
         streams: State of the estimated item frequencies of each view; empty if they are counted.
         best_model: State of the model with averaged weights at its best validation.
-        best_metric: Its validation metric, or None before the first validation.
+        best_metric: Its validation metric, or None before the first validation. While a training goes on in
+            which a closed form may be added, the metric by which epochs are compared; see ``Beside.counted``.
         best_epoch: The epoch of the best validation, counted from 1.
         epochs_since_best: Epochs since then.
         log: One record per epoch.
@@ -67,6 +68,13 @@ class Progress:
     def interrupted(self) -> bool:
         """Whether Ctrl-C ended the training, as the log's last record says then."""
         return bool(self.log) and self.log[-1].get("event") == "interrupted"
+
+    def metric_alone(self, name: str) -> float | None:
+        """Return the validation metric of the best weights without a closed form beside them."""
+        if not self.best_epoch:
+            return self.best_metric
+        (best,) = (each for each in self.log if each.get("epoch") == self.best_epoch)
+        return float(best[f"valid_{name}"])
 
     def interrupt(self) -> None:
         """Note that Ctrl-C ended the training."""

@@ -140,6 +140,7 @@ def finish(
                 bar,
                 refit=is_refit,
                 lessons=trainer.lessons,
+                beside=trainer.beside,
             )
         objective = final.objectives[place]
         contents = contents_of(

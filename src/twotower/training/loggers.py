@@ -86,6 +86,8 @@ class _Logger(Callback, ABC):
         names = {key: f"train/{key}" for key in ("loss", "temperature", "examples_per_second")}
         names |= {k: f"valid/{k.removeprefix('valid_')}" for k in record if k.startswith("valid_")}
         found = {name: float(record[key]) for key, name in names.items() if key in record}
+        if (beside := record.get("closed_form")) is not None:
+            found["valid/with_closed_form"] = float(beside["metric"])
         self._scalars(found, self._epoch * self._steps_per_epoch)
 
     def on_end(self) -> None:

@@ -92,11 +92,13 @@ class NotebookProgress(Callback):
         """Show the epoch's figures."""
         name, value = next((k, v) for k, v in record.items() if k.startswith("valid_"))
         self._epoch, self._metric = int(record["epoch"]), name.removeprefix("valid_")
+        said = f"validation {self._metric} {value:.4f}"
+        if (beside := record.get("closed_form")) is not None:
+            said += f", {beside['metric']:.4f} with a closed form"
+            value = max(value, beside["metric"])
         if value > self._best:
             self._best, self._best_epoch = value, self._epoch
-        self._now = escape(
-            f"epoch {self._epoch}, loss {record['loss']:.4f}, validation {self._metric} {value:.4f}"
-        )
+        self._now = escape(f"epoch {self._epoch}, loss {record['loss']:.4f}, {said}")
         self._examples, self._began = 0, time.monotonic()
         self._write()
 

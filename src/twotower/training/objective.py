@@ -20,7 +20,7 @@ from twotower.data.prefixes import PrefixBatch, PrefixBatches
 from twotower.data.recent_counts import RecentCounts
 from twotower.data.sets import SetBatch, SetBatches
 from twotower.errors import DataError
-from twotower.evaluation.ranking import mean_of
+from twotower.evaluation.ranking import evaluate_on, mean_by
 from twotower.evaluation.sampled_candidates import labelled_candidates
 from twotower.evaluation.scorers import ModelScorer
 from twotower.features.base import FeatureArrays
@@ -325,26 +325,19 @@ class Objective:
         best = self._best_shares()
         if best is not None:
             return best.metric
-        metric, job = self.config.training.metric, here()
-        scorer = self.scorer()
-        if job.is_alone:
-            return mean_of(metric, self.dataset, scorer, self.valid, self.candidates)
-        part = job.part(len(self.valid))
-        scorer.fetch(self.valid.take(part))
-        total = torch.zeros(2, dtype=torch.float64)
-        if part.stop > part.start:
-            cases = self.valid.take(part)
-            candidates = None if self.candidates is None else self.candidates.take(part)
-            weights = (
-                cases.weights
-                if self.valid.weights is not None and self.valid.weights.any()
-                else None
+        own, scorer = here().part(len(self.valid)), self.scorer()
+        cases = self.valid.take(own)
+        candidates = None if self.candidates is None else self.candidates.take(own)
+        scorer.fetch(cases)
+        values = np.empty(0)
+        if len(cases):
+            metric = self.config.training.metric
+            name, k = metric.split("@")
+            found = evaluate_on(
+                self.dataset, scorer, cases, (int(k),), candidates=candidates, metrics=(name,)
             )
-            weight = part.stop - part.start if weights is None else weights.sum()
-            found = mean_of(metric, self.dataset, scorer, cases, candidates)
-            total += torch.tensor([found * weight, weight])
-        of_all = job.gathered(total[None], [1] * job.size).sum(dim=0)
-        return float(of_all[0] / of_all[1]) if of_all[1] else 0.0
+            values = found.values[metric]
+        return mean_of_all(values, self.valid.weights, own)
 
     def _counts(self) -> RecentCounts | None:
         """Return the popularity over time and give the model the last of it; None without a prior by it."""
@@ -474,6 +467,25 @@ class Objective:
                 "that also has an answer there, got 'labels'."
             )
         return labelled_candidates(self.valid, events)
+
+
+def mean_of_all(values: Floats, weights: Floats | None, own: slice) -> float:
+    """Return the mean of a value of each case over all processes, by the cases' weights.
+
+    Args:
+        values: Those of the cases that this process has.
+        weights: Of all cases; None, or zeros alone, weigh them alike.
+        own: Which cases this process has.
+    """
+    job = here()
+    if job.is_alone:
+        return mean_by(weights, values)
+    of_own = np.ones(len(values)) if weights is None or not weights.any() else weights[own]
+    total = torch.tensor(
+        [[float((values * of_own).sum()), float(of_own.sum())]], dtype=torch.float64
+    )
+    of_all = job.gathered(total, [1] * job.size).sum(dim=0)
+    return float(of_all[0] / of_all[1]) if of_all[1] else 0.0
 
 
 def gaps_of(events: Interactions) -> Floats:

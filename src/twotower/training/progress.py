@@ -125,9 +125,11 @@ class ProgressBar(Callback):
             for name, value in record.items()
             if name.startswith("valid_")
         )
+        beside = record.get("closed_form")
+        with_it = "" if beside is None else f", {beside['metric']:.4f} with a closed form"
         self._print(
             f"epoch {record['epoch']:>3}  loss {record['loss']:.4f}  "
-            f"{record['examples_per_second']:>9,.0f} examples/s{next(found, '')}"
+            f"{record['examples_per_second']:>9,.0f} examples/s{next(found, '')}{with_it}"
         )
         self._start_again(record)
 

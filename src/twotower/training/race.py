@@ -163,7 +163,9 @@ class Race:
         now = value_of(best.trainer.config, heat.name)
         value = next(each for each in heat.values if each != now)
         if heat.without is not None:
-            known, unread = best.best_of(heat.epochs), best.without(heat)
+            known = best.progress.metric_alone(best.trainer.config.training.metric)
+            assert known is not None
+            unread = best.without(heat)
             if unread < known:
                 figures = {now: known, None: unread}
                 self.records.append(record_of(heat.name, figures, epochs=heat.epochs))
@@ -174,10 +176,12 @@ class Race:
         watcher.on_phase(f"race: {heat.name} = {_shown(value)}")
         values = {**self.values(), heat.name: value}
         dataset, sides, lessons = best.trainer.dataset, best.trainer.sides, best.trainer.lessons
+        beside = best.trainer.beside
         settings, _ = resolve(with_values(self._given, values), dataset)
         lead = f"{heat.name} = {_shown(now)}: a training with {_shown(value)}"
         try:
             trainer = here().all_of(lambda: Trainer(dataset, sides, settings, lessons=lessons))
+            trainer.beside = beside
         except (ConfigError, OtherProcessError) as error:  # it does not fit into memory
             return f"{lead} was not possible: {error}"
         try:

@@ -18,6 +18,7 @@ from twotower.processes.job import here, leave_to_first, together
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
 from twotower.training.closed_form import fitted
+from twotower.training.closed_form_sum import Beside
 from twotower.training.lessons import Lessons
 from twotower.training.settings import with_values
 from twotower.training.task import Task
@@ -119,6 +120,7 @@ def spread_over_seeds(
     *,
     refit: bool,
     lessons: Lessons | None = None,
+    beside: Beside | None = None,
 ) -> dict[str, Any]:
     """Return mean, standard deviation (of a sample) and values of each metric over several seeds.
 
@@ -132,6 +134,7 @@ def spread_over_seeds(
         bar: Follows the trainings.
         refit: Whether the models also learn the validation events.
         lessons: What a teacher says; None without one.
+        beside: See ``Trainer.beside``.
 
     Raises:
         NothingLearntError: Ctrl-C interrupted one of the trainings.
@@ -143,6 +146,7 @@ def spread_over_seeds(
         of_seed = with_values(config, {"training.seed": seed})
         own: dict[str, Any] = deepcopy(dict(towers))
         trainer = Trainer(dataset, task.sides, of_seed, lessons=lessons, **own)
+        trainer.beside = beside
         done = trainer.fit(watcher=bar)
         if not done.interrupted and not add_again(trainer, added):
             done.interrupt()

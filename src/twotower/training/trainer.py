@@ -1,6 +1,7 @@
 """The training loop: epochs of pair batches, averaged weights, early stopping on validation.
 
 ``training.metric`` (``ndcg@10`` by default), measured by ``Objective.validate``, chooses the best epoch.
+Where a closed form may be added to the model, that of the sum counts, too; see ``closed_form_sum.Beside``.
 Training stops after ``training.patience`` (3) epochs without a better one.
 """
 
@@ -43,6 +44,7 @@ from twotower.workers import operation_threads, workers
 
 if TYPE_CHECKING:
     from twotower.baselines.spectral import Spectral
+    from twotower.training.closed_form_sum import Beside
 
 CHECKED_STEPS = 50
 """Steps whose losses are read at once where reading one waits for a device."""
@@ -216,6 +218,8 @@ class Trainer:
             closed_form.start_ids(encodings[0], dataset)
         self.added: dict[str, Any] | None = None
         """Settings of a closed form that was added to the vectors, and its ``scale``."""
+        self.beside: Beside | None = None
+        """Closed forms of which one may be added, so that epochs are judged with it; None without any."""
         self.trained = trained_together([encoding.model for encoding in encodings])
         """All that is trained, each weight once."""
         self.objectives = tuple(
@@ -450,6 +454,7 @@ class Trainer:
         model, averages = _copy(self.trained), average.state()
         with average.in_place():
             metric = self.validate() if validates else None
+            beside, counted = self._beside(progress, metric)
             averaged = {**model, **_copy(self.trained, average.names)}
         # From here on nothing takes long, so that Ctrl-C finds all of the epoch or nothing of it.
         progress.epoch += 1
@@ -457,9 +462,9 @@ class Trainer:
         progress.average = averages
         streams = [objective.stream for objective in self.objectives]
         progress.streams = [{} if stream is None else stream.state_dict() for stream in streams]
-        if metric is None or progress.best_metric is None or metric > progress.best_metric:
+        if counted is None or progress.best_metric is None or counted > progress.best_metric:
             progress.best_model = averaged
-            progress.best_metric, progress.best_epoch = metric, progress.epoch
+            progress.best_metric, progress.best_epoch = counted, progress.epoch
             progress.epochs_since_best = 0
         else:
             progress.epochs_since_best += 1
@@ -469,12 +474,23 @@ class Trainer:
             "examples": examples,
             "examples_per_second": round(examples / max(seconds, 1e-9), 1),
             **({} if metric is None else {f"valid_{self.config.training.metric}": metric}),
+            **({"closed_form": beside} if beside else {}),
             "temperature": round(float(self.model.temperature.detach()), 6),
             "seconds": round(seconds, 3),
             "validation_seconds": round(time.monotonic() - started - seconds, 3),
         }
         progress.log.append(record)
         return record
+
+    def _beside(
+        self, progress: Progress, metric: float | None
+    ) -> tuple[dict[str, Any], float | None]:
+        """Return what a sum with a closed form comes to, and the metric by which epochs are compared."""
+        if self.beside is None or metric is None:
+            return {}, metric
+        before = [record["closed_form"] for record in progress.log if record.get("closed_form")]
+        found = self.beside.judge(self, metric, before[-1] if before else None)
+        return found, self.beside.counted(metric, found)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -97,6 +97,13 @@ def epoch_lines(epochs: list[Record], best: Any, say: Say) -> list[EpochLine]:
     names = {"loss": say("loss")}
     for key in (key for record in epochs for key in record if key.startswith("valid_")):
         names[key] = say("validation", metric=metric_name(say, key.removeprefix("valid_")))
+    if any("closed_form" in record for record in epochs):
+        names["closed_form"] = say("validation_of_sum")
+        sums = (
+            {"closed_form": r["closed_form"]["metric"]} if "closed_form" in r else {}
+            for r in epochs
+        )
+        epochs = [{**record, **of_sum} for record, of_sum in zip(epochs, sums, strict=True)]
     lines = []
     for key, name in names.items():
         points = [
