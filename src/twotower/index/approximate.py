@@ -80,7 +80,7 @@ class ApproximateIndex(ExactIndex):
                 f"{len(lists.list_of)} of {lists.centres.shape[1]}."
             )
         self.lists = lists
-        self._width = dim
+        self._num_items, self._width = num_items, dim
         self._depths = sorted(lists.probes)
         self._plans = {}  # by depth what to fetch and to search where nothing is left out
         for depth in self._depths if num_items else []:
@@ -103,15 +103,17 @@ class ApproximateIndex(ExactIndex):
             deeper = self._answer(queries, depth, exclude, allowed)
             return Found(deeper.item_rows[:, :k], deeper.scores[:, :k])
         vectors = np.ascontiguousarray(queries.numpy(), np.float32)
-        num_queries, num_items = len(vectors), len(self.lists.list_of)
-        num_allowed = num_items if allowed is None else int(np.count_nonzero(allowed[FIRST_ROW:]))
-        mask = allowed if num_allowed < num_items else None
+        num_queries, num_allowed, mask = len(vectors), self._num_items, None
+        if allowed is not None:
+            num_allowed = int(np.count_nonzero(allowed[FIRST_ROW:]))
+            mask = allowed if num_allowed < self._num_items else None
         plan = self._plans.get(depth) if mask is None and not len(exclude.item_rows) else None
         if plan is not None and num_queries * plan[0] * self._width <= _CHUNK_NUMBERS:
             # The usual case, with few operations: every query is searched alike, and at once.
-            (rows, best), is_sure = self._search_lists(vectors, k, exclude, None, *plan, depth)
+            found, is_sure = self._search_lists(vectors, k, exclude, None, *plan, depth)
+            rows, best = found
             if np.count_nonzero(is_sure) == np.count_nonzero(rows[:, -1]) == num_queries:
-                return Found(rows, best)
+                return found
         else:
             rows, best = nothing_found(num_queries, k, FIRST_ROW)
             is_sure = np.zeros(num_queries, np.bool_)  # that rounding has left nothing out
@@ -144,7 +146,7 @@ class ApproximateIndex(ExactIndex):
             deep: Place in the ranking of the allowed items that the answer reaches.
             num_allowed: Items that are allowed.
         """
-        num_items, depth = len(self.lists.list_of), self._depth(deep, num_allowed)
+        num_items, depth = self._num_items, self._depth(deep, num_allowed)
         if depth is None:
             return 0
         probes = self.lists.probes[depth]

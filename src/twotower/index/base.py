@@ -79,14 +79,15 @@ class Index(ABC):
             ValueError: ``k`` is below 1, or the shapes differ.
         """
         queries = torch.as_tensor(query_vectors)
-        check_least(1, k=k)
+        if k < 1:
+            check_least(1, k=k)
         (num_rows, dim), shape = self.shape, queries.shape
         if len(shape) != 2 or shape[1] != dim:
             raise ArgumentError(f"query_vectors must have shape (Q, {dim}), got {tuple(shape)}.")
         num_queries = shape[0]
         if exclude is None:
             exclude = _nothing_excluded(num_queries)
-        if len(exclude) != num_queries:
+        elif len(exclude) != num_queries:
             raise ArgumentError(f"exclude must hold {num_queries} sets, got {len(exclude)}.")
         if allowed is not None and allowed.shape != (num_rows,):
             raise ArgumentError(f"allowed must have shape ({num_rows},), got {allowed.shape}.")

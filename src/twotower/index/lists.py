@@ -21,7 +21,7 @@ SPREADS = 2.0
 at a recall of .99 it takes 40 % fewer items than 0, and 1 and 3 take nearly as few."""
 NUM_LEVELS = 16
 """Levels that 4 bits tell apart."""
-_ITERATIONS, _POINTS_A_LIST = 10, 64
+_ITERATIONS, _POINTS_A_LIST = 6, 256
 
 
 @dataclass(frozen=True, eq=False)

@@ -44,7 +44,7 @@ class Scan(ABC):
         self._unit = (float(vectors.abs().max()) if len(vectors) else 1.0) or 1.0
         self._means = np.ascontiguousarray((lists.centres / self._unit).numpy())
         # One product gives what the best item of each list is likely to score: see ``Lists.scores``.
-        bounds = torch.cat([lists.centres, SPREADS * lists.spreads[:, None]], dim=1)
+        bounds = torch.cat([lists.centres, SPREADS * lists.spreads[:, None]], dim=1) / self._unit
         self._bounds = np.ascontiguousarray(bounds.T.numpy())
         self._coarse = self._faiss.IndexFlatL2(self._dim)  # only counted: we choose the lists
         self._coarse.add(self._means)
@@ -150,8 +150,7 @@ class Scan(ABC):
                 line[~is_used] = -np.inf
             chosen = line.argpartition(first)[first:] if first else np.arange(probes)
             values = line[chosen]
-            # Best first: the threshold of faiss' scan rises early.
-            order = (-values).argsort()
+            order = values.argsort()[::-1]  # best first: the threshold of faiss' scan rises early
             lists[place], bounds[place] = chosen[order], values[order]
         if is_used is not None:
             lists[bounds == -np.inf] = -1
@@ -215,7 +214,6 @@ class FourBits(Scan):
     def _of_means(self, lists: Ints, bounds: Float32s, lengths: Float32s) -> Float32s:
         # The products with the means, to which the scan adds those with the rest of each item.
         products: Float32s = bounds - lengths[:, None] * self._reaches[lists]
-        products /= self._unit
         return products
 
     def is_sure(self, scores: Float32s, depth: int, last: Float32s, lengths: Float32s) -> Bools:  # noqa: ARG002

@@ -18,9 +18,9 @@ _SURE = 1.645
 """Standard errors from a mean to the lower end of its one-sided 95 % interval."""
 _LEFT_TO_CODES = (0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.75)
 """Shares of the recall that may be missed which the lists leave to the codes: each asks for some lists."""
-_RESCORED = (1.2, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0)
+_RESCORED = (1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.75, 2.0, 2.25, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0)
 """How many items are scored again after codes, in depths."""
-_PROBING, _RESCORING, _HALF, _CODED = 150.0, 120.0, 14.0, 5.5
+_PROBING, _RESCORING, _HALF, _CODED = 90.0, 120.0, 14.0, 1.7
 """What a list costs that is scanned, an item that is scored again, and a scanned item in half precision and
 by codes, 64 wide: nanoseconds. Measured with 200 thousand and a million items, one query at a time
 (``benchmarks/index.py``)."""
