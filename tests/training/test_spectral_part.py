@@ -1,6 +1,5 @@
 """A closed form beside the towers: the scores of both are added, and validation decides whether."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from twotower.training.best import add_better_part
 from twotower.training.callbacks import Callback
 from twotower.training.choices import resolve
 from twotower.training.closed_form import chosen
-from twotower.training.closed_form_sum import WORTH, Beside, Sums, is_worth
+from twotower.training.closed_form_sum import Beside, Sums, is_worth
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
 from twotower.vocab import FIRST_ROW
@@ -240,6 +239,7 @@ def test_a_wide_one_must_be_better_by_one_percent(monkeypatch: pytest.MonkeyPatc
     config = settings("mean", dim=1, similarity="dot") | {"data": {"order": "file"}}
     found = train(frame, config=config, baselines=[])
     wide = found.contents.config.towers.spectral_dim
+    assert wide is not None
     assert wide > 64
     task = Task.of(frame, config=Config.from_dict(config))
     trainer = Trainer(task.dataset, task.sides, resolve(task.config, task.dataset)[0])

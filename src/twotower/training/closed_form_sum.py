@@ -162,8 +162,8 @@ class Beside:
     ) -> dict[str, Any]:
         """Return the validation metric of the best sum, with its ``width`` and its ``share``.
 
-        The scale is chosen on some of the validation cases. Only a sum that is better there than the model
-        alone is measured on all of them.
+        The scale is chosen on some of the validation cases. Only a sum that is worth its width there is
+        measured on all of them.
 
         Args:
             trainer: In training, with the weights of an epoch.
@@ -172,12 +172,12 @@ class Beside:
                 tried. None tries all.
 
         Returns:
-            ``metric``, ``width``, ``share``; of a model that is better alone its own metric. Nothing where
-            sums cannot be measured.
+            ``metric``, ``width``, ``share``; the metric of the model alone where the sum was not measured on
+            all cases. Nothing where sums cannot be measured.
         """
         if trainer.model.popularity is not None:  # a validation of each sum takes too long
             return {}
-        grid = [(part, SHARES) for part in self.parts]
+        grid: list[tuple[Spectral, tuple[float, ...]]] = [(part, SHARES) for part in self.parts]
         if last:
             near = around(last["share"])
             grid = [(part, near) for part in self.parts if part.width == last["width"]]
@@ -195,8 +195,8 @@ class Beside:
                 if is_worth(other[0], best[0]):
                     best = other
             metric, part, share = best
-            if metric <= without and not self.is_stated:
-                metric = alone
+            if every > 1 and not (self.is_stated or is_worth(metric, without)):
+                metric = alone  # it does not count anyway, and all cases take longer
             elif every > 1:
                 sums = Sums(trainer, part) if part is not sums.part else sums
                 (metric,) = sums.metrics([share * sums.unit])
