@@ -43,6 +43,8 @@ from twotower.training.best import train_best
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress, WorkFolder
 from twotower.training.choices import resolve
+from twotower.training.closed_form import chosen as chosen_closed_form
+from twotower.training.closed_form_sum import Beside
 from twotower.training.heats import Heat
 from twotower.training.reading import Reader
 from twotower.training.settings import with_values
@@ -233,7 +235,7 @@ def training_task(name: str) -> Task:
 
 
 def trained(name: str, *, is_sharded: bool) -> tuple[dict[str, torch.Tensor], list[float]]:
-    """Return the whole weights after two epochs, and the validation metric of each epoch."""
+    """Return the whole weights after two epochs, and the validation of each, without and with a sum."""
     with small_tables(is_sharded=is_sharded):
         trainer = trainer_of(training_task(name))
         tables = sharded_table.sharded_tables(trainer.trained)
@@ -244,10 +246,13 @@ def trained(name: str, *, is_sharded: bool) -> tuple[dict[str, torch.Tensor], li
         with jobs.alone():
             assert (least < least_weights(trainer.config.towers, 24, 30)) == is_sharded
     assert bool(tables) == is_sharded
-    log = trainer.fit().log
+    with jobs.alone():
+        trainer.beside = Beside((chosen_closed_form(trainer.dataset, 4),))
+    epochs = [record for record in trainer.fit().log if "epoch" in record]
     sharded_table.made_whole(trainer.trained)
     weights = {key: each.clone() for key, each in trainer.trained.state_dict().items()}
-    return weights, [record["valid_ndcg@10"] for record in log if "epoch" in record]
+    sums = [record["closed_form"]["metric"] for record in epochs]
+    return weights, [record["valid_ndcg@10"] for record in epochs] + sums
 
 
 @cache

@@ -94,7 +94,10 @@ def test_what_was_measured_is_in_the_figures(approximate: Trained) -> None:
     assert figures["probes"]["100"] < figures["lists"]
     said = index_note(figures)
     assert f"finds {value:.4f} ({low:.4f} to {high:.4f}) of the 100 best items" in said
-    assert "validation queries, 0.8 being wanted" in said
+    assert "validation queries (target: 0.8)" in said
+    assert f" {figures['bytes_per_item']:.0f} bytes an item " in said
+    older = {key: each for key, each in figures.items() if key != "bytes_per_item"}
+    assert " bytes " not in index_note(older)
 
 
 def test_the_recall_is_that_of_queries_it_was_not_tuned_on(retriever: Retriever) -> None:

@@ -22,7 +22,7 @@ from twotower.training.best import add_better_part
 from twotower.training.callbacks import Callback
 from twotower.training.choices import resolve
 from twotower.training.closed_form import chosen
-from twotower.training.closed_form_sum import Beside, Sums, is_worth
+from twotower.training.closed_form_sum import WORTH, Beside, Sums, is_worth
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
 from twotower.vocab import FIRST_ROW
@@ -253,6 +253,31 @@ def test_a_wide_one_must_be_better_by_one_percent(monkeypatch: pytest.MonkeyPatc
     assert trainer.validate() == alone  # nothing stays added
     monkeypatch.setattr(closed_form_sum, "WORTH", 100.0)
     assert beside.judge(trainer, alone, None)["width"] == 64
+
+
+@pytest.mark.parametrize("is_stated", [False, True])
+def test_the_best_epoch_is_that_of_what_is_served(is_stated: bool) -> None:
+    trainer = trainer_of(settings("transformer", dim=2))
+    beside = Beside((chosen(trainer.dataset, WIDTH),), is_stated)
+    trainer.beside = beside
+    trainer.config = replace(
+        trainer.config, training=replace(trainer.config.training, epochs=6, patience=6)
+    )
+    done = trainer.fit()
+    sums = [record["closed_form"]["metric"] for record in done.log]
+    alone = [record["valid_ndcg@10"] for record in done.log]
+    assert np.argmax(alone) != np.argmax(sums)
+    counted = sums if is_stated else [max(a, s / WORTH) for a, s in zip(alone, sums, strict=True)]
+    assert done.best_epoch == 1 + np.argmax(counted)
+    assert done.best_metric == max(counted)
+    best = done.log[done.best_epoch - 1]
+    assert done.metric_alone("ndcg@10") == best["valid_ndcg@10"] == trainer.validate()
+    sums_again = Sums(trainer, beside.parts[0])
+    share = best["closed_form"]["share"]
+    assert sums_again.metrics([share * sums_again.unit]) == [best["closed_form"]["metric"]]
+    add_better_part(Config(), trainer, done, beside.parts, Said())
+    assert done.best_metric is not None
+    assert done.best_metric >= best["closed_form"]["metric"]
 
 
 class Stop(Callback):

@@ -155,11 +155,14 @@ def index_note(index: Mapping[str, Any]) -> str:
         index: As ``training.indexing.indexed`` gives it.
     """
     value, low, high = index["recall"]["100"]
-    rates = index["queries_per_second"]
+    rates, bytes_each = index["queries_per_second"], index.get("bytes_per_item")
+    memory = ""
+    if bytes_each is not None:  # bundles of earlier versions do not know
+        memory = f"Beside the vectors it keeps {bytes_each:.0f} bytes an item in memory. "
     return (
         f"Search is approximate: it finds {value:.4f} ({low:.4f} to {high:.4f}) of the 100 best items of "
-        f"{index['queries']:,} {index['part']} queries, {index['target']:g} being wanted, "
-        f"{rates['approximate'] / rates['exact']:.1f} times as fast as exact search. "
+        f"{index['queries']:,} {index['part']} queries (target: {index['target']:g}), and is "
+        f"{rates['approximate'] / rates['exact']:.1f} times as fast as exact search. {memory}"
         "The figures above are of exact rankings."
     )
 

@@ -44,8 +44,8 @@ class Progress:
         average: State of the averaged weights after them.
         streams: State of the estimated item frequencies of each view; empty if they are counted.
         best_model: State of the model with averaged weights at its best validation.
-        best_metric: Its validation metric, or None before the first validation. While a training goes on in
-            which a closed form may be added, the metric by which epochs are compared; see ``Beside.counted``.
+        best_metric: Its validation metric, or None before the first validation. While a closed form may be
+            added to it, the metric by which epochs are compared; see ``Beside.counted``.
         best_epoch: The epoch of the best validation, counted from 1.
         epochs_since_best: Epochs since then.
         log: One record per epoch.

@@ -172,8 +172,8 @@ class Beside:
                 tried. None tries all.
 
         Returns:
-            ``metric``, ``width``, ``share``; the metric of the model alone where the sum was not measured on
-            all cases. Nothing where sums cannot be measured.
+            ``metric``, ``width``, ``share``; the metric of the model alone where the sum was not measured
+            on all cases. Nothing where sums cannot be measured.
         """
         if trainer.model.popularity is not None:  # a validation of each sum takes too long
             return {}

@@ -183,6 +183,8 @@ def provenance(retriever: Retriever, manifest: Record, say: Say) -> list[tuple[s
         value, low, high = (number(each, 4) for each in measured["recall"]["100"])
         queries = whole(measured["queries"])
         search = say("search_gap", value=value, low=low, high=high, queries=queries)
+        if (bytes_each := measured.get("bytes_per_item")) is not None:
+            search += say("search_memory", bytes=f"{bytes_each:.0f}")
     lines.append((say("search"), search))
     if manifest:
         libraries = ", ".join(f"{name} {v}" for name, v in manifest["libraries"].items())
