@@ -1,6 +1,7 @@
 """A closed form beside the towers: the scores of both are added, and validation decides whether."""
 
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,10 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    EventAccumulator,
+)
 
 from trainers import Said
 from twotower import Retriever, exports, train, tune
@@ -17,12 +22,18 @@ from twotower.config import Config
 from twotower.data.dataset import Part
 from twotower.errors import ConfigError
 from twotower.histories import Histories
+from twotower.report.sections.training import epoch_lines
+from twotower.report.wording import speaker
 from twotower.training import closed_form_sum
 from twotower.training.best import add_better_part
 from twotower.training.callbacks import Callback
+from twotower.training.checkpoints import Progress
 from twotower.training.choices import resolve
 from twotower.training.closed_form import chosen
 from twotower.training.closed_form_sum import WORTH, Beside, Sums, is_worth
+from twotower.training.loggers import TensorBoardLogger
+from twotower.training.notebook import NotebookProgress
+from twotower.training.progress import ProgressBar
 from twotower.training.task import Task
 from twotower.training.trainer import Trainer
 from twotower.vocab import FIRST_ROW
@@ -278,6 +289,35 @@ def test_the_best_epoch_is_that_of_what_is_served(is_stated: bool) -> None:
     add_better_part(Config(), trainer, done, beside.parts, Said())
     assert done.best_metric is not None
     assert done.best_metric >= best["closed_form"]["metric"]
+
+
+def test_an_epoch_is_shown_with_the_sum(tmp_path: Path) -> None:
+    record: dict[str, Any] = {
+        "epoch": 1,
+        "loss": 1.5,
+        "examples_per_second": 10.0,
+        "valid_ndcg@10": 0.25,
+    }
+    record["closed_form"] = {"metric": 0.375, "width": 64, "share": 0.1}
+    screen, notebook = Console(file=StringIO(), width=120), NotebookProgress()
+    logger = TensorBoardLogger(tmp_path)
+    for each in (ProgressBar(screen), notebook, logger):
+        each.on_start(9, Progress())
+        each.on_epoch(record)
+        each.on_end()
+    said = "validation ndcg@10 0.2500, 0.3750 with a closed form"
+    assert isinstance(screen.file, StringIO)
+    assert said in screen.file.getvalue()
+    assert "validation ndcg@10 0.3750 in epoch 1" in notebook.page()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [point.value for point in events.Scalars("valid/with_closed_form")] == [0.375]
+    lines = epoch_lines([record, {**record, "epoch": 2}], 1, speaker("en"))
+    assert [line.title for line in lines][1:] == [
+        "Validation NDCG@10",
+        "The same with a closed form beside the towers",
+    ]
+    assert "0.375 at the epoch kept" in lines[2].label
 
 
 class Stop(Callback):
