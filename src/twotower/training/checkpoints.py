@@ -47,7 +47,7 @@ class Progress:
         best_metric: Its validation metric, or None before the first validation. While a closed form may be
             added to it, the metric by which epochs are compared; see ``Beside.counted``.
         best_epoch: The epoch of the best validation, counted from 1.
-        epochs_since_best: Epochs since then.
+        epochs_since_best: Epochs since the best validation of the model alone.
         log: One record per epoch.
         rows: Name of the folder with the rows of tables that several processes keep, in a checkpoint.
     """

@@ -2,7 +2,7 @@
 
 ``training.metric`` (``ndcg@10`` by default), measured by ``Objective.validate``, chooses the best epoch.
 Where a closed form may be added to the model, that of the sum counts, too; see ``closed_form_sum.Beside``.
-Training stops after ``training.patience`` (3) epochs without a better one.
+Training stops after ``training.patience`` (3) epochs without a better one of the model alone.
 """
 
 import math
@@ -465,9 +465,6 @@ class Trainer:
         if counted is None or progress.best_metric is None or counted > progress.best_metric:
             progress.best_model = averaged
             progress.best_metric, progress.best_epoch = counted, progress.epoch
-            progress.epochs_since_best = 0
-        else:
-            progress.epochs_since_best += 1
         record = {
             "epoch": progress.epoch,
             "loss": round(mean_loss, 6),
@@ -480,7 +477,14 @@ class Trainer:
             "validation_seconds": round(time.monotonic() - started - seconds, 3),
         }
         progress.log.append(record)
+        progress.epochs_since_best = self._epochs_since_best(progress)
         return record
+
+    def _epochs_since_best(self, progress: Progress) -> int:
+        """Return the epochs since the best one of the model alone; 0 without a validation."""
+        name = f"valid_{self.config.training.metric}"
+        found = [record[name] for record in progress.log if name in record]
+        return len(found) - 1 - int(np.argmax(found)) if found else 0
 
     def _beside(
         self, progress: Progress, metric: float | None
