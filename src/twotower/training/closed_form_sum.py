@@ -13,10 +13,10 @@ from twotower.evaluation.ranking import evaluate_on
 from twotower.evaluation.scorers import InOrder
 from twotower.processes.job import here
 from twotower.training.objective import mean_of_all
+from twotower.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from twotower.baselines.spectral import Spectral
-    from twotower.training.trainer import Trainer
 
 WORTH = 1.01
 """Ratio of validation metrics from which longer vectors are worth their cost. The closed form alone needs
@@ -47,7 +47,7 @@ class Sums:
         part: The closed form.
     """
 
-    def __init__(self, trainer: "Trainer", part: "Spectral") -> None:
+    def __init__(self, trainer: Trainer, part: "Spectral") -> None:
         self.part = part
         self._trainer, self._objective = trainer, trainer.objectives[0]
         trainer.add(part, 1.0)
@@ -119,7 +119,7 @@ class Sums:
 
 
 def at_best_scale(
-    trainer: "Trainer", part: "Spectral", near: float | None = None
+    trainer: Trainer, part: "Spectral", near: float | None = None
 ) -> "tuple[float, Spectral, float]":
     """Return the best validation metric with a closed form added, the closed form, and its scale.
 
@@ -158,7 +158,7 @@ class Beside:
     is_stated: bool = False
 
     def judge(
-        self, trainer: "Trainer", alone: float, last: Mapping[str, Any] | None
+        self, trainer: Trainer, alone: float, last: Mapping[str, Any] | None
     ) -> dict[str, Any]:
         """Return the validation metric of the best sum, with its ``width`` and its ``share``.
 

@@ -18,11 +18,10 @@ from twotower.processes.job import here, leave_to_first, together
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress
 from twotower.training.closed_form import fitted
-from twotower.training.closed_form_sum import Beside
 from twotower.training.lessons import Lessons
 from twotower.training.settings import with_values
 from twotower.training.task import Task
-from twotower.training.trainer import Trainer
+from twotower.training.trainer import Judge, Trainer
 
 Refit = bool | Literal["all"]
 """Whether to train once more: on training and validation events, or on all."""
@@ -120,7 +119,7 @@ def spread_over_seeds(
     *,
     refit: bool,
     lessons: Lessons | None = None,
-    beside: Beside | None = None,
+    beside: Judge | None = None,
 ) -> dict[str, Any]:
     """Return mean, standard deviation (of a sample) and values of each metric over several seeds.
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -44,7 +44,6 @@ from twotower.workers import operation_threads, workers
 
 if TYPE_CHECKING:
     from twotower.baselines.spectral import Spectral
-    from twotower.training.closed_form_sum import Beside
 
 CHECKED_STEPS = 50
 """Steps whose losses are read at once where reading one waits for a device."""
@@ -136,6 +135,26 @@ def untrained(
     )
 
 
+class Judge(Protocol):
+    """Judges an epoch by more than the metric of the model alone; see ``closed_form_sum.Beside``."""
+
+    def judge(
+        self, trainer: "Trainer", alone: float, last: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        """Return what the log is to hold of an epoch.
+
+        Args:
+            trainer: With the weights of the epoch.
+            alone: Their validation metric.
+            last: What this returned of an epoch before; None at first.
+        """
+        ...
+
+    def counted(self, alone: float, found: Mapping[str, Any]) -> float:
+        """Return the metric by which the epoch is compared with others."""
+        ...
+
+
 class Trainer:
     """Trains a ``TwoTower`` on a split data set.
 
@@ -218,7 +237,7 @@ class Trainer:
             closed_form.start_ids(encodings[0], dataset)
         self.added: dict[str, Any] | None = None
         """Settings of a closed form that was added to the vectors, and its ``scale``."""
-        self.beside: Beside | None = None
+        self.beside: Judge | None = None
         """Closed forms of which one may be added, so that epochs are judged with it; None without any."""
         self.trained = trained_together([encoding.model for encoding in encodings])
         """All that is trained, each weight once."""
