@@ -126,10 +126,10 @@ class ProgressBar(Callback):
             if name.startswith("valid_")
         )
         beside = record.get("closed_form")
-        with_it = "" if beside is None else f", {beside['metric']:.4f} with a closed form"
-        self._print(
-            f"epoch {record['epoch']:>3}  loss {record['loss']:.4f}  "
-            f"{record['examples_per_second']:>9,.0f} examples/s{next(found, '')}{with_it}"
+        of_sum = "" if beside is None else f", sum {beside['metric']:.4f}"
+        self._print(  # as wide as a terminal of 80 columns
+            f"epoch {record['epoch']:>2}  loss {record['loss']:.4f}  "
+            f"{record['examples_per_second']:>7,.0f} examples/s{next(found, '')}{of_sum}"
         )
         self._start_again(record)
 
