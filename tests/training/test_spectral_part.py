@@ -315,7 +315,7 @@ def test_an_epoch_is_shown_with_the_sum(tmp_path: Path) -> None:
     lines = epoch_lines([record, {**record, "epoch": 2}], 1, speaker("en"))
     assert [line.title for line in lines][1:] == [
         "Validation NDCG@10",
-        "The same with a closed form beside the towers",
+        "Validation, with a closed form",
     ]
     assert "0.375 at the epoch kept" in lines[2].label
 

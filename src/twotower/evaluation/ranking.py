@@ -193,6 +193,24 @@ def evaluate_on(
     )
 
 
+def values_of(
+    metric: str,
+    dataset: Dataset,
+    scorer: Scorer,
+    cases: Cases,
+    candidates: Histories | None = None,
+) -> Floats:
+    """Return one metric, such as ``ndcg@10``, of each case: ``(len(cases),)`` float64.
+
+    The rest is as ``evaluate_on`` takes it.
+    """
+    if not len(cases):
+        return np.empty(0)
+    name, k = metric.split("@")
+    found = evaluate_on(dataset, scorer, cases, (int(k),), candidates=candidates, metrics=(name,))
+    return found.values[metric]
+
+
 def mean_of(
     metric: str,
     dataset: Dataset,
@@ -200,10 +218,8 @@ def mean_of(
     cases: Cases,
     candidates: Histories | None = None,
 ) -> float:
-    """Return the mean of one metric, such as ``ndcg@10``; the rest is as ``evaluate_on`` takes it."""
-    name, k = metric.split("@")
-    found = evaluate_on(dataset, scorer, cases, (int(k),), candidates=candidates, metrics=(name,))
-    return found.mean()[metric]
+    """Return the mean of one metric over the cases, by their weights; arguments as of ``values_of``."""
+    return mean_by(cases.weights, values_of(metric, dataset, scorer, cases, candidates))
 
 
 def rank(

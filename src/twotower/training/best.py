@@ -15,7 +15,7 @@ from twotower.training.checkpoints import Progress, WorkFolder
 from twotower.training.choices import resolve
 from twotower.training.closed_form import chosen as chosen_closed_form
 from twotower.training.closed_form import is_quick, no_closed_form, no_part, settings_of
-from twotower.training.closed_form_sum import Beside, at_best_scale, is_worth
+from twotower.training.closed_form_sum import Beside, at_best_scale, first_worth, is_worth
 from twotower.training.heats import Heat
 from twotower.training.race import Race, record_of
 from twotower.training.settings import with_values
@@ -252,11 +252,7 @@ def add_better_part(
         if judged is not None:
             near, parts = judged["share"], [p for p in parts if p.width == judged["width"]]
         found = {part.width: at_best_scale(trainer, part, near) for part in parts}
-        chosen = next(iter(found.values()))
-        for best in found.values():
-            if is_worth(best[0], chosen[0]):
-                chosen = best
-        metric, part, scale = chosen
+        metric, part, scale = first_worth(found.values())
         is_added = is_worth(metric, trained) or bool(stated)
         trainer.remove_added()
         if is_added:

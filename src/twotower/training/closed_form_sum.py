@@ -1,6 +1,6 @@
 """The sum of a trained model and a closed form: its scale and its metric on validation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ import torch
 
 from twotower.data.dataset import Cases
 from twotower.errors import ConfigError
-from twotower.evaluation.ranking import evaluate_on
+from twotower.evaluation.ranking import values_of
 from twotower.evaluation.scorers import InOrder
 from twotower.processes.job import here
 from twotower.training.objective import mean_of_all
@@ -35,6 +35,21 @@ _SCORES = 2**22  # that are held at once, of each part
 def is_worth(metric: float, other: float) -> bool:
     """Return whether a validation metric is better than another by as much as a choice needs."""
     return metric > other and metric >= WORTH * other
+
+
+def first_worth(
+    found: "Iterable[tuple[float, Spectral, float]]",
+) -> "tuple[float, Spectral, float]":
+    """Return the first of several sums, unless a later one is worth its width.
+
+    Args:
+        found: Of each sum its validation metric, the closed form and its scale; the narrowest first.
+    """
+    best, *others = found
+    for other in others:
+        if is_worth(other[0], best[0]):
+            best = other
+    return best
 
 
 class Sums:
@@ -75,28 +90,20 @@ class Sums:
         own = here().part(len(valid))
         self._scorer.fetch(valid.take(own))
         metric = trainer.config.training.metric
-        name, k = metric.split("@")
         step = max(1, _SCORES // len(self._scorer.item_vectors))
         values: list[list[float]] = [[] for _ in scales]
         for start in range(own.start, own.stop, step):
             some = slice(start, min(start + step, own.stop))
+            asked = valid.take(some)
             among = None if candidates is None else candidates.take(some)
-            towers, added = self._scores_of_both(valid.take(some))
+            towers, added = self._scores_of_both(asked)
             for scale, of_scale in zip(scales, values, strict=True):
                 total = InOrder(torch.add(towers, added, alpha=scale).__getitem__)
-                measured = evaluate_on(
-                    trainer.dataset,
-                    total,
-                    valid.take(some),
-                    (int(k),),
-                    candidates=among,
-                    metrics=(name,),
-                )
-                of_scale.extend(measured.values[metric])
+                of_scale.extend(values_of(metric, trainer.dataset, total, asked, among))
         return [mean_of_all(np.array(of_scale), valid.weights, own) for of_scale in values]
 
     def _scores_of_both(self, cases: Cases) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the scores of the towers and those of the closed form."""
+        """Return the scores of the towers and those of the closed form, ``(Q, num_item_rows)`` each."""
         scorer, width = self._scorer, self.part.width
         queries, items = scorer.query_vectors(cases), scorer.item_vectors
         towers = queries[:, :-width] @ items[:, :-width].T
@@ -190,17 +197,15 @@ class Beside:
                 without, *metrics = sums.metrics([0.0, *(s * sums.unit for s in shares)], some)
                 place = int(np.argmax(metrics))
                 tried.append((metrics[place], part, shares[place]))
-            best = tried[0]
-            for other in tried:
-                if is_worth(other[0], best[0]):
-                    best = other
-            metric, part, share = best
+            metric, part, share = first_worth(tried)
             if every > 1 and not (self.is_stated or is_worth(metric, without)):
                 metric = alone  # it does not count anyway, and all cases take longer
             elif every > 1:
                 sums = Sums(trainer, part) if part is not sums.part else sums
                 (metric,) = sums.metrics([share * sums.unit])
         except ConfigError:  # it does not fit into memory
+            if not here().is_alone:  # the others wait for their part of it
+                raise
             return {}
         finally:
             trainer.remove_added()

@@ -20,7 +20,7 @@ from twotower.data.prefixes import PrefixBatch, PrefixBatches
 from twotower.data.recent_counts import RecentCounts
 from twotower.data.sets import SetBatch, SetBatches
 from twotower.errors import DataError
-from twotower.evaluation.ranking import evaluate_on, mean_by
+from twotower.evaluation.ranking import mean_by, values_of
 from twotower.evaluation.sampled_candidates import labelled_candidates
 from twotower.evaluation.scorers import ModelScorer
 from twotower.features.base import FeatureArrays
@@ -329,14 +329,8 @@ class Objective:
         cases = self.valid.take(own)
         candidates = None if self.candidates is None else self.candidates.take(own)
         scorer.fetch(cases)
-        values = np.empty(0)
-        if len(cases):
-            metric = self.config.training.metric
-            name, k = metric.split("@")
-            found = evaluate_on(
-                self.dataset, scorer, cases, (int(k),), candidates=candidates, metrics=(name,)
-            )
-            values = found.values[metric]
+        metric = self.config.training.metric
+        values = values_of(metric, self.dataset, scorer, cases, candidates)
         return mean_of_all(values, self.valid.weights, own)
 
     def _counts(self) -> RecentCounts | None:
