@@ -16,6 +16,18 @@ def test_the_share_that_is_dropped_and_the_mean_that_is_kept(probability: float)
     assert dropped.double().mean().item() == pytest.approx(1, abs=0.01)
 
 
+@pytest.mark.parametrize("cut", [1, 51, 127, 128, 129, 200, 255])
+def test_a_number_is_kept_where_its_byte_is_at_least_the_cut(cut: int) -> None:
+    torch.manual_seed(0)
+    vectors = torch.randn(37, 11)
+    torch.manual_seed(1)
+    drawn = torch.empty(-(-vectors.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+    drawn_bytes = drawn.view(torch.uint8)[: vectors.numel()].view(vectors.shape)
+    torch.manual_seed(1)
+    found = dropout(vectors, cut / 256, training=True)
+    assert torch.equal(found, torch.where(drawn_bytes >= cut, vectors * (256 / (256 - cut)), 0.0))
+
+
 def test_the_gradient_flows_through_what_was_kept() -> None:
     torch.manual_seed(1)
     vectors = torch.randn(5, 7, 3, dtype=torch.float64, requires_grad=True)

@@ -116,9 +116,25 @@ class DecayedMean(HistoryEncoder):
     def weights(self, mask: Tensor, dtype: torch.dtype, *, last_only: bool = False) -> Tensor:
         """Return each event's weight seen from each position, ``(B, L, L)``, or from the last one."""
         age = ages(mask.shape[1], mask.device, last_only=last_only)
-        decay = torch.where(age >= 0, 0.5 ** (age.clamp(min=0) / self.half_life), 0.0)
-        weights = decay * mask[:, None, :].to(dtype)  # (B, L, L)
-        return weights / weights.sum(dim=2, keepdim=True).clamp(min=1e-9)
+        return decayed(age, self.half_life, mask, dtype)
+
+
+def decayed(age: Tensor, half_life: float | Tensor, mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return weights of events that halve every ``half_life`` events and sum to 1, or to 0 of none.
+
+    Args:
+        age: ``(R, ..., L)`` int64 of each event seen from each of ``R`` positions; below 0 of a later one.
+        half_life: In events, above 0; a tensor is broadcast with ``age``.
+        mask: ``(B, L)`` bool, True at events.
+        dtype: Of the weights.
+
+    Returns:
+        ``(B, R, ..., L)``.
+    """
+    decay = torch.where(age >= 0, 0.5 ** (age.clamp(min=0) / half_life), 0.0)
+    over_positions = (slice(None), *[None] * (decay.dim() - 1))
+    weights = decay * mask[over_positions].to(dtype)
+    return weights / weights.sum(dim=-1, keepdim=True).clamp(min=1e-9)
 
 
 EVER = 1e30
@@ -174,13 +190,16 @@ class PooledHistory(HistoryEncoder):
     ) -> None:
         super().__init__()
         self.pools = nn.ModuleList(DecayedMean(half_life) for half_life in half_lives)
+        self.half_lives = half_lives
         self.dropout = dropout
         self.mix = nn.Linear(len(half_lives) * dim, dim)
 
-    def forward(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:
-        """Map ``(B, L, d)`` to ``(B, L, d)``."""
-        pooled = torch.cat([pool(item_vectors, mask, times) for pool in self.pools], dim=2)
-        return cast("Tensor", self.mix(dropout(pooled, self.dropout, self.training)))
+    def forward(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """Map ``(B, L, d)`` to ``(B, L, d)``, reading the item vectors once."""
+        weights = self._weights(mask, item_vectors.dtype)
+        # One product of all pools, whose rows are already in the order in which they are mixed.
+        pooled = weights.flatten(1, 2) @ item_vectors
+        return self._mixed(pooled.view(*weights.shape[:3], item_vectors.shape[2]))
 
     def last(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Return the mix at the last position, ``(B, d)``, reading the item vectors once."""
@@ -199,12 +218,17 @@ class PooledHistory(HistoryEncoder):
 
     def _last_weights(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
         """Return each event's weight in each pool, seen from the last position: ``(B, pools, L)``."""
-        pools = (cast("DecayedMean", pool) for pool in self.pools)
-        return torch.cat([pool.weights(mask, dtype, last_only=True) for pool in pools], dim=1)
+        return self._weights(mask, dtype, last_only=True)[:, 0]
+
+    def _weights(self, mask: Tensor, dtype: torch.dtype, *, last_only: bool = False) -> Tensor:
+        """Return each event's weight in each pool, seen from each position: ``(B, L, pools, L)``."""
+        age = ages(mask.shape[1], mask.device, last_only=last_only)
+        half_lives = torch.tensor(self.half_lives, device=mask.device)
+        return decayed(age[:, None, :], half_lives[:, None], mask, dtype)
 
     def _mixed(self, pooled: Tensor) -> Tensor:
-        """Return the mix of pooled vectors, ``(B, pools, d)``: ``(B, d)``."""
-        return cast("Tensor", self.mix(dropout(pooled.flatten(1), self.dropout, self.training)))
+        """Return the mix of pooled vectors, ``(..., pools, d)``: ``(..., d)``."""
+        return cast("Tensor", self.mix(dropout(pooled.flatten(-2), self.dropout, self.training)))
 
     def step(
         self, item_vectors: Tensor, times: Tensor | None = None, state: State | None = None
@@ -217,8 +241,7 @@ class PooledHistory(HistoryEncoder):
             output, after = cast("DecayedMean", pool).step(item_vectors, times, before)
             outputs.append(output)
             states += after
-        pooled = dropout(torch.cat(outputs, dim=1), self.dropout, self.training)
-        return cast("Tensor", self.mix(pooled)), tuple(states)
+        return self._mixed(torch.stack(outputs, dim=1)), tuple(states)
 
 
 class AttentionPooled(HistoryEncoder):
