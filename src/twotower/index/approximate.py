@@ -13,7 +13,7 @@ from twotower.histories import Histories
 from twotower.index.base import Found, Mask, nothing_found
 from twotower.index.exact import ExactIndex
 from twotower.index.lists import Lists, depth_of
-from twotower.index.scans import best_rows, lengths_of, scan_of
+from twotower.index.scans import best_of, best_rows, length_of, lengths_of, scan_of
 from twotower.index.two_pass import exact_index
 from twotower.vocab import FIRST_ROW, PADDING_ROW
 
@@ -108,6 +108,10 @@ class ApproximateIndex(ExactIndex):
             num_allowed = int(np.count_nonzero(allowed[FIRST_ROW:]))
             mask = allowed if num_allowed < self._num_items else None
         plan = self._plans.get(depth) if mask is None and not len(exclude.item_rows) else None
+        if plan is not None and num_queries == 1:
+            one = self._search_one(vectors[0], k, *plan, depth)
+            if one is not None:
+                return one
         if plan is not None and num_queries * plan[0] * self._width <= _CHUNK_NUMBERS:
             # The usual case, with few operations: every query is searched alike, and at once.
             found, is_sure = self._search_lists(vectors, k, exclude, None, *plan, depth)
@@ -186,6 +190,25 @@ class ApproximateIndex(ExactIndex):
         share = _SCANNING * probes / len(self.lists)
         of_rows = len(self.lists.list_of) * self._width / _MEASURED_WIDTH
         return probes > 0 and _ASKING + share * of_rows < _SCORING * of_rows
+
+    def _search_one(
+        self, query: Float32s, k: int, fetched: int, probes: int, depth: int
+    ) -> Found | None:
+        """Return what ``_search_lists`` finds for one query among all items; None where it is not sure.
+
+        A query alone is the usual case of a server. Calls of NumPy take most of its time, so they are few.
+        """
+        length = length_of(query)
+        rows, scanned = self._scan.search_one(query, length, probes, fetched)
+        scores = self._scan.scored_again(query, self._vectors, rows)
+        is_all = rows[-1] < 0  # the lists hold no more
+        if is_all:
+            rows[rows < 0] = PADDING_ROW
+        best, of_best = best_of(rows, scores, k)
+        is_sure = is_all or self._scan.is_sure(scanned, depth, of_best[-1], length)
+        if not is_sure or best[-1] == PADDING_ROW:
+            return None
+        return Found(best.astype(np.int32)[None], of_best[None])
 
     def _search_lists(
         self,

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from twotower.arrays import Bools, Float32s, Ints
 from twotower.index.base import Found
 from twotower.index.lists import NUM_LEVELS, SPREADS, Lists, faiss_library
 from twotower.vocab import FIRST_ROW
+
+Numbers: TypeAlias = Float32s | np.float32
+"""A number of each query, or that of one."""
 
 LEAST_CODED = 1_000
 """Items from which levels can be learnt."""
@@ -56,14 +59,16 @@ class Scan(ABC):
         """Return faiss' index with the items in it."""
 
     @abstractmethod
-    def is_sure(self, scores: Float32s, depth: int, last: Float32s, lengths: Float32s) -> Bools:
-        """Return for which queries the scan has left nothing better out: ``(Q,)``.
+    def is_sure(
+        self, scores: Float32s, depth: int, last: Numbers, lengths: Numbers
+    ) -> Bools | np.bool_:
+        """Return for which queries the scan has left nothing better out: ``(Q,)``, or of one query.
 
         Args:
-            scores: ``(Q, most)`` of the scan, best first.
+            scores: ``(Q, most)`` of the scan, best first; or ``(most,)`` of one query.
             depth: Items wanted.
-            last: ``(Q,)`` the least exact score of an answer.
-            lengths: ``(Q,)`` of the queries.
+            last: ``(Q,)`` the least exact score of an answer, or one number.
+            lengths: ``(Q,)`` of the queries, or one number.
         """
 
     def _add(self, index: Any, vectors: Tensor) -> Iterator[Tensor]:
@@ -100,15 +105,13 @@ class Scan(ABC):
         """
         faiss = self._faiss
         lists, bounds = self._first(queries, lengths, probes, is_used)
-        settings = self._settings.get(probes)
+        settings = self._settings_of(probes)
         if allowed is not None:
             selector = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
             settings = faiss.IVFSearchParameters(nprobe=probes, sel=selector)
-        elif settings is None:
-            settings = self._settings[probes] = faiss.IVFSearchParameters(nprobe=probes)
         scores = np.empty((len(queries), most), np.float32)
         rows = np.empty((len(queries), most), np.int64)
-        of_means = self._of_means(lists, bounds, lengths)
+        of_means = self._of_means(lists, bounds, lengths[:, None])
         if is_used is not None:  # where there is no list, an infinite number would spoil a scale
             np.copyto(of_means, of_means[:, :1], where=lists < 0)
         given = (queries, lists, of_means, scores, rows)
@@ -117,21 +120,62 @@ class Scan(ABC):
         self._index.search_preassigned_c(len(queries), asked, most, *places, False, settings)
         return rows, scores
 
-    def scored_again(self, queries: Float32s, item_vectors: Float32s, rows: Ints) -> Float32s:
-        """Return the exact scores of rows, each by itself, so that twins score alike: ``(Q, n)``.
+    def search_one(
+        self, query: Float32s, length: np.float32, probes: int, most: int
+    ) -> tuple[Ints, Float32s]:
+        """Return what ``search`` finds for one query, with few operations of NumPy.
 
         Args:
-            queries: ``(Q, dim)``, contiguous.
+            query: ``(dim,)``, contiguous.
+            length: Of the query.
+            probes: Lists to scan.
+            most: Items to return.
+
+        Returns:
+            ``(most,)`` rows, -1 where the lists hold fewer; ``(most,)`` scores.
+        """
+        lists, bounds = self._first_of(query, length, probes)
+        scores, rows = np.empty(most, np.float32), np.empty(most, np.int64)
+        given = (query, lists, self._of_means(lists, bounds, length), scores, rows)
+        asked, *places = map(self._faiss.swig_ptr, given)
+        settings = self._settings_of(probes)
+        self._index.search_preassigned_c(1, asked, most, *places, False, settings)
+        return rows, scores
+
+    def scored_again(self, queries: Float32s, item_vectors: Float32s, rows: Ints) -> Float32s:
+        """Return the exact scores of rows, each by itself, so that twins score alike: like ``rows``.
+
+        Args:
+            queries: ``(Q, dim)``, contiguous; or one query, ``(dim,)``.
             item_vectors: ``(num_item_rows, dim)``, contiguous.
-            rows: ``(Q, n)`` int64, contiguous; -1 for no item, which scores ``-inf``.
+            rows: ``(Q, n)`` int64, contiguous, -1 for no item, which scores ``-inf``; or ``(n,)``.
         """
         scores = np.empty(rows.shape, np.float32)
         given = map(self._faiss.swig_ptr, (scores, queries, item_vectors, rows))
-        self._faiss.fvec_inner_products_by_idx(*given, self._dim, *rows.shape)
+        num = len(rows) if rows.ndim == 2 else 1
+        self._faiss.fvec_inner_products_by_idx(*given, self._dim, num, rows.shape[-1])
         return scores
 
-    def _of_means(self, lists: Ints, bounds: Float32s, lengths: Float32s) -> Float32s:  # noqa: ARG002
-        """Return the score that faiss starts each list with: ``(Q, probes)``."""
+    def _settings_of(self, probes: int) -> Any:
+        """Return faiss' settings of a scan of all items."""
+        settings = self._settings.get(probes)
+        if settings is None:
+            settings = self._settings[probes] = self._faiss.IVFSearchParameters(nprobe=probes)
+        return settings
+
+    def _of_means(
+        self,
+        lists: Ints,  # noqa: ARG002
+        bounds: Float32s,
+        lengths: Numbers,  # noqa: ARG002
+    ) -> Float32s:
+        """Return the score that faiss starts each list with, like ``bounds``.
+
+        Args:
+            lists: ``(..., probes)``.
+            bounds: ``(..., probes)`` of these lists.
+            lengths: Of the queries, to be broadcast.
+        """
         return bounds
 
     def _first(
@@ -140,21 +184,29 @@ class Scan(ABC):
         """Return the lists of the largest bounds, largest first, -1 where too few are used."""
         lists = np.empty((len(queries), probes), np.int64)
         bounds = np.empty((len(queries), probes), np.float32)
-        first = self._num_lists - probes
-        query = np.empty(self._dim + 1, np.float32)
-        # One by one: a product of matrices would round otherwise than that of a query alone.
-        for place in range(len(queries)):
-            query[:-1], query[-1] = queries[place], lengths[place]
-            line = query.dot(self._bounds)
-            if is_used is not None:
-                line[~is_used] = -np.inf
-            chosen = line.argpartition(first)[first:] if first else np.arange(probes)
-            values = line[chosen]
-            order = values.argsort()[::-1]  # best first: the threshold of faiss' scan rises early
-            lists[place], bounds[place] = chosen[order], values[order]
+        for place, (query, length) in enumerate(zip(queries, lengths, strict=True)):
+            lists[place], bounds[place] = self._first_of(query, length, probes, is_used)
         if is_used is not None:
             lists[bounds == -np.inf] = -1
         return lists, bounds
+
+    def _first_of(
+        self, query: Float32s, length: np.float32, probes: int, is_used: Bools | None = None
+    ) -> tuple[Ints, Float32s]:
+        """Return the lists of one query and their bounds, ``-inf`` where too few are used.
+
+        A query is alone: a product of matrices would round otherwise than that of a query alone.
+        """
+        with_length = np.empty(self._dim + 1, np.float32)
+        with_length[:-1], with_length[-1] = query, length
+        line = with_length.dot(self._bounds)
+        if is_used is not None:
+            line[~is_used] = -np.inf
+        first = self._num_lists - probes
+        chosen = line.argpartition(first)[first:] if first else np.arange(probes)
+        values = line[chosen]
+        order = values.argsort()[::-1]  # best first: the threshold of faiss' scan rises early
+        return chosen[order], values[order]
 
 
 class HalfPrecision(Scan):
@@ -177,9 +229,15 @@ class HalfPrecision(Scan):
         self.bytes_per_item = 2.0 * self._dim + _BYTES_OF_AN_ID
         return index
 
-    def is_sure(self, scores: Float32s, depth: int, last: Float32s, lengths: Float32s) -> Bools:  # noqa: ARG002
+    def is_sure(
+        self,
+        scores: Float32s,
+        depth: int,  # noqa: ARG002
+        last: Numbers,
+        lengths: Numbers,
+    ) -> Bools | np.bool_:
         """Return whether no item that was left out can beat the last answer, by Cauchy and Schwarz."""
-        sure: Bools = last / self._unit > scores[:, -1] + self._doubt * lengths
+        sure: Bools = last / self._unit > scores[..., -1] + self._doubt * lengths
         return sure
 
 
@@ -211,18 +269,24 @@ class FourBits(Scan):
         self.bytes_per_item = code_bytes / max(1, len(vectors)) + _BYTES_OF_AN_ID
         return index
 
-    def _of_means(self, lists: Ints, bounds: Float32s, lengths: Float32s) -> Float32s:
+    def _of_means(self, lists: Ints, bounds: Float32s, lengths: Numbers) -> Float32s:
         # The products with the means, to which the scan adds those with the rest of each item.
-        products: Float32s = bounds - lengths[:, None] * self._reaches[lists]
+        products: Float32s = bounds - lengths * self._reaches[lists]
         return products
 
-    def is_sure(self, scores: Float32s, depth: int, last: Float32s, lengths: Float32s) -> Bools:  # noqa: ARG002
+    def is_sure(
+        self,
+        scores: Float32s,
+        depth: int,
+        last: Numbers,  # noqa: ARG002
+        lengths: Numbers,  # noqa: ARG002
+    ) -> Bools | np.bool_:
         """Return whether the codes tell the item at the depth from the last one of the scan.
 
         Where they do not, near-duplicates are about, and some may have been left out. What rounding loses
         otherwise is part of the recall that was tuned.
         """
-        sure: Bools = scores[:, depth - 1] > scores[:, -1]
+        sure: Bools = scores[..., depth - 1] > scores[..., -1]
         return sure
 
 
@@ -265,13 +329,16 @@ def levels_of(vectors: Tensor, lists: Lists) -> Tensor | None:
 
 def lengths_of(queries: Float32s) -> Float32s:
     """Return the lengths of ``(Q, dim)`` queries, each computed by itself: ``(Q,)``."""
-    return np.array([math.sqrt(query.dot(query)) for query in queries], np.float32)
+    return np.array([length_of(query) for query in queries], np.float32)
+
+
+def length_of(query: Float32s) -> np.float32:
+    """Return the length of one query, ``(dim,)``, as ``lengths_of`` does."""
+    return np.float32(math.sqrt(query.dot(query)))
 
 
 def best_rows(rows: Ints, scores: Float32s, k: int) -> Found:
     """Return the ``k`` best of scored rows, best first, equal scores by row.
-
-    Query by query, and with few operations of NumPy: for one query, calls take longer than the sort.
 
     Args:
         rows: ``(Q, n)`` int64; ``PADDING_ROW`` where there is no item, with ``-inf``.
@@ -280,11 +347,18 @@ def best_rows(rows: Ints, scores: Float32s, k: int) -> Found:
     """
     found = Found(np.empty((len(rows), k), np.int32), np.empty((len(rows), k), np.float32))
     for place in range(len(rows)):
-        here, of_query = rows[place], scores[place]
-        order = (-of_query).argsort()[: k + 1]
-        best = of_query[order]
-        if np.count_nonzero(best[1:] == best[:-1]):  # twins, of which some may be left out
-            order = np.lexsort((here, -of_query))
-            best = of_query[order]
-        found.item_rows[place], found.scores[place] = here[order[:k]], best[:k]
+        found.item_rows[place], found.scores[place] = best_of(rows[place], scores[place], k)
     return found
+
+
+def best_of(rows: Ints, scores: Float32s, k: int) -> tuple[Ints, Float32s]:
+    """Return what ``best_rows`` does for one query, of ``(n,)`` rows and scores.
+
+    It takes few operations of NumPy: calls take longer than the sort.
+    """
+    order = (-scores).argsort()[: k + 1]
+    best = scores[order]
+    if np.count_nonzero(best[1:] == best[:-1]):  # twins, of which some may be left out
+        order = np.lexsort((rows, -scores))
+        best = scores[order]
+    return rows[order[:k]], best[:k]
