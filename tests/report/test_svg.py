@@ -8,6 +8,7 @@ from twotower.report.charts import (
     dot_plot,
     line_chart,
     point_map,
+    stacked_bars,
 )
 from twotower.report.svg import MODEL, SVG, svg_of
 
@@ -87,3 +88,21 @@ def test_long_labels_fold_and_then_are_cut() -> None:
     assert "a rather long label"[:8] in " ".join(words)
     assert any(word.startswith("xxx") and word.endswith("…") for word in words)
     assert [e for e in root.iter(f"{{{SVG}}}tspan") if e.get("dy")]
+
+
+def test_the_parts_of_a_bar_lie_side_by_side_and_are_named() -> None:
+    bars = [("a", [3.0, 0.0, 1.0]), ("b", [1.0, 1.0, 0.5])]
+    spec = stacked_bars(bars, ["steps", "test", "reading"], width=400, label_width=60)
+    ends = [(each["start"], each["end"], each["name"]) for each in spec["data"]["values"]]
+    assert ends[:2] == [(0.0, 3.0, "steps"), (3.0, 4.0, "reading")]
+    assert ends[2:] == [(0.0, 1.0, "steps"), (1.0, 2.0, "test"), (2.0, 2.5, "reading")]
+    root = ElementTree.fromstring(svg_of(spec, label="parts"))
+    assert titles(root) == [
+        "a: steps: 3",
+        "a: reading: 1",
+        "b: steps: 1",
+        "b: test: 1",
+        "b: reading: 0.5",
+    ]
+    words = {text.text for text in root.iter(f"{{{SVG}}}text")}
+    assert {"steps", "test", "reading", "a", "b"} <= words

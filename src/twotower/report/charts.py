@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from twotower.report.svg import GROUPS, INK, MODEL, OTHER, PAPER, QUIET
@@ -13,6 +14,7 @@ _DOT: Spec = {"type": "point", "filled": True, "opacity": 1}
 _RULE: Spec = {"type": "rule", "color": QUIET, "strokeDash": [3, 3]}
 _TIP: Spec = {"field": "tip", "type": "nominal"}
 _COLOUR: Spec = {"field": "colour", "type": "nominal", "scale": None, "legend": None}
+PART_COLOURS = (*GROUPS, OTHER, QUIET)
 LINES_HEIGHT = 220
 """Height of a chart of lines, in pixels."""
 
@@ -281,6 +283,81 @@ def bar_chart(
             "description": _TIP,
         },
     }
+
+
+def stacked_bars(
+    bars: Sequence[tuple[str, Sequence[float]]],
+    names: Sequence[str],
+    *,
+    width: int,
+    label_width: int = 0,
+    title: str | None = None,
+) -> Spec:
+    """Return horizontal bars that are cut into the same parts, with the names of the parts above them.
+
+    Args:
+        bars: The label of each bar and the lengths of its parts.
+        names: Of the parts, at most ``len(PART_COLOURS)``.
+        width: Width of the whole, in pixels.
+        label_width: Width of the labels within it; 0 leaves them out.
+        title: Title of the axis.
+    """
+    values: list[Spec] = []
+    for line, (label, lengths) in enumerate(bars):
+        ends = [0.0, *accumulate(lengths)]
+        values += [
+            {"line": line, "start": start, "end": end, "name": name, "tip": _tip(label, name, part)}
+            for start, end, name, part in zip(ends, ends[1:], names, lengths, strict=False)
+            if part > 0
+        ]
+    labels = [_cut(label, label_width) for label, _ in bars]
+    y_axis = {
+        "title": None,
+        "grid": False,
+        "labelExpr": f"{json.dumps(labels)}[datum.value]",
+        "labelLimit": 0,
+        "labelColor": INK,
+        "labelAlign": "left",
+        "labelPadding": label_width,
+    }
+    x_axis = {"title": title, "tickCount": max(3, (width - label_width) // 90)}
+    legend = {"title": None, "orient": "top", "labelColor": INK, "labelFontSize": 13, "offset": 6}
+    legend |= {"symbolType": "square", "symbolStrokeWidth": 0, "columnPadding": 16}
+    legend["aria"] = False  # Vega would describe it in English
+    legend["columns"] = max(3, width // 100)
+    longest = max((sum(lengths) for _, lengths in bars), default=0) or 1
+    return {
+        "data": {"values": values},
+        "width": width - label_width - 24,
+        "height": {"step": 27},
+        "mark": {"type": "rect", "stroke": PAPER, "strokeWidth": 1},
+        "encoding": {
+            "x": {
+                "field": "start",
+                "type": "quantitative",
+                "scale": {"domain": [0, longest], "nice": False},
+                "axis": x_axis,
+            },
+            "x2": {"field": "end"},
+            "y": {
+                "field": "line",
+                "type": "ordinal",
+                "scale": {"padding": 0.15},
+                "axis": y_axis if label_width else None,
+            },
+            "color": {
+                "field": "name",
+                "type": "nominal",
+                "scale": {"domain": list(names), "range": list(PART_COLOURS[: len(names)])},
+                "legend": legend,
+            },
+            "description": _TIP,
+        },
+    }
+
+
+def _tip(label: str, name: str, part: float) -> str:
+    return ": ".join(each for each in (label, name, f"{part:.3g}") if each)
 
 
 def point_map(points: Sequence[Point], *, width: int, height: int) -> Spec:

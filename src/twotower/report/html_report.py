@@ -100,6 +100,7 @@ def write_report(
         tail=profile.tail_chart(contents.popularity[offered], dataset, say),
         columns=profile.column_profiles(sides, say),
         training=training.training_charts(epochs, best, say),
+        time_chart=training.time_chart(provenance.get("seconds", {}), say),
         training_lead=training.summary(
             epochs,
             best,

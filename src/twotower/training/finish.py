@@ -21,6 +21,7 @@ from twotower.serving.views_folder import write_views
 from twotower.training.bundle_contents import contents_of, of_view
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress, WorkFolder
+from twotower.training.clock import Clock
 from twotower.training.indexing import indexed
 from twotower.training.private import groups_of_many, without_queries
 from twotower.training.retraining import refitted, spread_over_seeds
@@ -45,6 +46,7 @@ def finish(
     untrained: Mapping[str, nn.Module | None] | None = None,
     stopped_early: bool = False,
     provenance: Mapping[str, Any] | None = None,
+    clock: Clock,
     bar: Callback,
     teller: Callback | None = None,
 ) -> tuple[Trained, ...]:
@@ -67,6 +69,7 @@ def finish(
         untrained: Copies of the user's own modules from before the training, for the other trainings.
         stopped_early: Whether Ctrl-C ended what came before.
         provenance: What else the bundle keeps of how it was made.
+        clock: Follows it since the call; its seconds become a part of the provenance.
         bar: Shows how it goes.
         teller: Gets the choices, phases and figures; the bar and the loggers. None for ``bar``.
     """
@@ -154,7 +157,7 @@ def finish(
         )
         contents = replace(
             contents,
-            provenance={**contents.provenance, **(provenance or {})},
+            provenance={**contents.provenance, **(provenance or {}), "seconds": clock.seconds()},
             ranker=_kept(ranked, dataset, learnt if again is not None else None),
         )
         _phases(teller, view)("index")

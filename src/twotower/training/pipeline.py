@@ -25,6 +25,7 @@ from twotower.training.best import train_best
 from twotower.training.callbacks import Callback, Callbacks, check_minutes
 from twotower.training.checkpoints import holding
 from twotower.training.choices import resolve
+from twotower.training.clock import Clock
 from twotower.training.finish import finish
 from twotower.training.heats import open_heats, told_with
 from twotower.training.indexing import check_index
@@ -163,7 +164,8 @@ def train(
         if not job.is_first:
             progress, loggers, tensorboard, mlflow = None, (), None, None
         job.all_of(lambda: stack.enter_context(holding(target if job.is_first else None)))
-        bar = callback_of(progress)
+        clock = Clock()
+        bar = Callbacks([callback_of(progress), clock])
         told = [bar, *loggers]
         if tensorboard is not None:
             run = "model" if target is None else target.resolve().name
@@ -235,6 +237,7 @@ def train(
             seeds=seeds,
             untrained=untrained,
             provenance=provenance,
+            clock=clock,
             bar=bar,
             teller=teller,
         )
@@ -297,7 +300,8 @@ def train_views(
     check_second_stage(settings, private=private)
     check_names(baselines)
     target = None if out is None else check_output(out, views=True)
-    teller = callback_of(progress)
+    clock = Clock()
+    teller = Callbacks([callback_of(progress), clock])
     with holding(target):
         task = Task.of_views(views, queries=queries, config=settings, private=private)
         for view in task.dataset.all_views():
@@ -324,6 +328,7 @@ def train_views(
             histories=histories,
             baselines=baselines,
             learnt=learnt,
+            clock=clock,
             bar=teller,
         )
     return TrainedViews(dict(zip(task.dataset.views, trained, strict=True)), target)

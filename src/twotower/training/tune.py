@@ -23,6 +23,7 @@ from twotower.training.bundle_contents import fingerprint
 from twotower.training.callbacks import Callback, Callbacks, Deadline, check_minutes, too_short
 from twotower.training.checkpoints import Progress
 from twotower.training.choices import resolve
+from twotower.training.clock import Clock
 from twotower.training.finish import finish
 from twotower.training.heats import open_heats
 from twotower.training.indexing import check_index
@@ -157,7 +158,8 @@ def tune(
     without = studies.held_back(given, fixed)
     target = check_output(out)
     folder = studies.study_folder(target, resume=resume)
-    teller = callback_of(progress, tuning=True)
+    clock = Clock()
+    teller = Callbacks([callback_of(progress, tuning=True), clock])
     name = name or name_of(interactions)
     with prepared_if_large(
         interactions, items, queries, given, out=target, tell=teller.on_phase
@@ -222,6 +224,7 @@ def tune(
             histories=histories,
             stopped_early=interrupted,
             provenance={"tuning": tuning},
+            clock=clock,
             bar=teller,
         )
         return Tuned(trained, trials, default, changed, folder, interrupted)

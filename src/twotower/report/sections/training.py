@@ -2,12 +2,13 @@
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from twotower.config import Config
-from twotower.report.charts import Line, Spec, line_chart
+from twotower.report.charts import Line, Spec, line_chart, stacked_bars
 from twotower.report.figures_reader import number, whole
-from twotower.report.sections.methods import HALF, Chart
+from twotower.report.sections.methods import HALF, Chart, in_two_widths
 from twotower.report.svg import svg_of
 from twotower.report.wording import Say, metric_name
 from twotower.serving.bundle import Contents
@@ -131,6 +132,27 @@ def epoch_lines(epochs: list[Record], best: Any, say: Say) -> list[EpochLine]:
         )
         lines.append(EpochLine(name, label, spec))
     return lines
+
+
+def time_chart(seconds: Mapping[str, float], say: Say) -> Chart | None:
+    """Return what the seconds of a training went into, as one bar; None where that is not known.
+
+    Args:
+        seconds: By part, as ``Clock.seconds`` returns them.
+        say: Of the language.
+    """
+    if not seconds:
+        return None
+    names = [say(f"spent_{part}") for part in seconds]
+    total = sum(seconds.values())
+    shares = (
+        say("spent_share", name=name, count=f"{spent:.0f}", share=f"{spent / total:.0%}")
+        for name, spent in zip(names, seconds.values(), strict=True)
+    )
+    label, bars = say("spent_label", parts="; ".join(shares)), [("", list(seconds.values()))]
+    title = say("seconds_title")
+    drawn = in_two_widths(label, stacked_bars, bars, names, labels=0, title=title)
+    return Chart(say("spent", count=f"{total:.0f}"), drawn)
 
 
 class Setting(NamedTuple):
