@@ -16,7 +16,8 @@ The phases are those that ``train`` tells its callbacks: reading; choices, until
 training, which is steps and validations of all entrants of a race; the closed form; and the rest, which is
 the test, the baselines and their choice, the index, the bundle and the report.
 
-Finished runs are kept under ``benchmarks/results``, by label, data set, seed and threads.
+Finished runs are kept under ``benchmarks/results``, by label, data set, seed and threads. A call for all
+data sets also draws there what the seconds went into.
 """
 
 import json
@@ -39,6 +40,8 @@ from twotower.data.dataset import Dataset, Part
 from twotower.evaluation.evaluate_bundle import base_of, dataset_of
 from twotower.evaluation.intervals import difference_intervals
 from twotower.evaluation.ranking import evaluate_on
+from twotower.report.charts import stacked_bars
+from twotower.report.plot import plot_of
 from twotower.training.callbacks import Callback
 from twotower.training.closed_form_sum import is_worth
 
@@ -56,6 +59,7 @@ SHARES = (0.90, 0.95, 0.99)
 MAIN = "ndcg@10"
 BEFORE = "before"
 PHASES = ("reading", "choices", "training", "closed form", "the rest")
+CHART = RESULTS / "time_to_quality.svg"
 Run = Mapping[str, Any]
 
 
@@ -192,6 +196,17 @@ def line_of(name: str, threads: int, now: Sequence[Run], before: Sequence[Run]) 
     return row
 
 
+def draw(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a picture of what the processor seconds of each line went into, as shares."""
+    bars = []
+    for row in rows:
+        spent = [float(row[phase]) for phase in PHASES]
+        bars.append((row[""].partition(",")[0], [100 * each / sum(spent) for each in spent]))
+    title = "per cent of the processor seconds of a call of train, one thread"
+    spec = stacked_bars(bars, PHASES, width=860, label_width=150, title=title)
+    plot_of(spec, "What the seconds of a training went into, by data set").save(CHART)
+
+
 def main() -> None:
     """Run what is not kept, and print a line for each data set and number of threads."""
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
@@ -218,6 +233,8 @@ def main() -> None:
                     found[label].append(cached(key, compute, again=again, folder=RESULTS))
             rows.append(line_of(name, threads, found[given.label], found[BEFORE]))
     notes = [f"{os.cpu_count()} cores; loads beside these runs are not known."]
+    if tuple(given.names) == NAMES:
+        draw([row for row in rows if row[""].endswith(", 1 thread")])
     report("Seconds until validation is good", rows, as_json=given.json, notes=notes)
 
 

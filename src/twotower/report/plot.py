@@ -18,6 +18,12 @@ _COLOURS = {
     "model": "#3b82c4",
     "other": "#8a8a8a",
     "paper": "none",
+    "c0": "#3b82c4",
+    "c1": "#d9822b",
+    "c2": "#7a7fd0",
+    "c3": "#c2588f",
+    "c4": "#87a330",
+    "c5": "#2fa3a3",
 }
 """Colours for a light and a dark background alike; a notebook does not say which it has."""
 
