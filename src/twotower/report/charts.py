@@ -15,6 +15,7 @@ _RULE: Spec = {"type": "rule", "color": QUIET, "strokeDash": [3, 3]}
 _TIP: Spec = {"field": "tip", "type": "nominal"}
 _COLOUR: Spec = {"field": "colour", "type": "nominal", "scale": None, "legend": None}
 PART_COLOURS = (*GROUPS, OTHER, QUIET)
+"""Of the parts of stacked bars, in their order."""
 LINES_HEIGHT = 220
 """Height of a chart of lines, in pixels."""
 
