@@ -126,7 +126,7 @@ def report(title: str, rows: Sequence[Row], *, as_json: bool, notes: Sequence[st
 def verdict(target: float, least: float, what: str) -> str:
     """Return a sentence that says whether the least figure reaches its target."""
     is_met = "met" if least >= target else "missed"
-    return f"{what}: the target of {target:,.0f} is {is_met}, the least is {least:,.1f}."
+    return f"{what}: the target of {target:,.8g} is {is_met}, the least is {least:,.2f}."
 
 
 def cached(
