@@ -215,14 +215,22 @@ TRAININGS: dict[str, Settings] = {
 @contextmanager
 def small_tables(*, is_sharded: bool) -> Iterator[None]:
     """Let small tables have sparse gradients, and be kept by rows."""
-    before = encoders.SPARSE_FROM_ROWS, sharded_table.SHARDED_FROM_NUMBERS
-    encoders.SPARSE_FROM_ROWS = 1
+    before = (
+        encoders.SPARSE_FROM_ROWS,
+        encoders.SPARSE_TEXTS_FROM_ROWS,
+        sharded_table.SHARDED_FROM_NUMBERS,
+    )
+    encoders.SPARSE_FROM_ROWS = encoders.SPARSE_TEXTS_FROM_ROWS = 1
     if is_sharded:
         sharded_table.SHARDED_FROM_NUMBERS = 1
     try:
         yield
     finally:
-        encoders.SPARSE_FROM_ROWS, sharded_table.SHARDED_FROM_NUMBERS = before
+        (
+            encoders.SPARSE_FROM_ROWS,
+            encoders.SPARSE_TEXTS_FROM_ROWS,
+            sharded_table.SHARDED_FROM_NUMBERS,
+        ) = before
 
 
 @cache

@@ -374,9 +374,10 @@ class TrainingConfig(Section):
     """Of the products in the softmax losses, and in a sentence encoder while it is trained and validated; a
     bundle's is float32. ``auto`` is bfloat16 where the processor has units for it."""
     weight_decay: Annotated[float | None, _NOT_NEGATIVE] = None
-    """Decoupled weight decay (adamw), or L2 penalty (adam), of dense weights; not of biases, a learnt
-    temperature, or sparsely updated tables, nor, by adam, of a sentence encoder. Without it 0.1, and 1 of
-    several views without an order."""
+    """Decoupled weight decay (adamw), or L2 penalty (adam), of weights; not of biases or a learnt
+    temperature, nor, by adam, of a sentence encoder or a table that a step only touches in part. Rows of
+    such a table decay five times as much, in the steps that touch them. Without it 0.1, and 1 of several
+    views without an order."""
     seed: Seed = 0
     """Seed of the weights, the shuffles, the negatives and the dropout."""
     device: str = "auto"

@@ -215,6 +215,17 @@ class TestSideEncoder:
         assert is_sparse(side(fitted, sparse=True)) == [True, False]
         assert is_sparse(side(fitted, sparse=False)) == [False, False]
 
+    @pytest.mark.parametrize(("rows", "wanted"), [(8, True), (9, False)])
+    def test_so_have_large_tables_of_tokens(
+        self, rows: int, wanted: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(encoders, "SPARSE_TEXTS_FROM_ROWS", rows)
+        text = (Feature("title", "item", "text", ""),)  # 8 rows
+        fitted = SideTransforms.fit(text, FRAME, np.array([5, 5, 5]), 1)
+        (encoder,) = side(fitted, sparse=True).encoders
+        assert isinstance(encoder, TextEncoder)
+        assert encoder.table.sparse == wanted
+
     @pytest.mark.parametrize(("kinds", "use_id"), [(("shown",), True), (("id", "shown"), False)])
     def test_nothing_to_encode_is_refused(self, kinds: tuple[str, ...], use_id: bool) -> None:
         with pytest.raises(ValueError, match="must hold a feature to encode, got none"):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from twotower.config import TrainingConfig
 from twotower.training.optimizer_classes import LazyAdam
-from twotower.training.steps import Optimizers
+from twotower.training.steps import TABLE_DECAY, Optimizers
 
 NUM_ROWS, DIM = 6, 3
 Batch = list[int]
@@ -211,12 +211,37 @@ def test_optimizers_update_dense_and_sparse_parameters_of_a_model(optimizer: str
     after = model.state_dict()
     changed = (after["table.weight"] != before["table.weight"]).any(dim=1)
     assert changed.tolist() == [False, False, True, False, True, False]
-    # Adam's first step is the learning rate, whatever the gradient.
-    moved = (after["table.weight"] - before["table.weight"])[changed].abs()
+    # Adam's first step is the learning rate, whatever the gradient; with decay, from 0.95 of the row.
+    kept = 1 - 0.1 * 0.1 * TABLE_DECAY if optimizer == "adamw" else 1.0
+    moved = (after["table.weight"] - kept * before["table.weight"])[changed].abs()
     torch.testing.assert_close(moved, torch.full_like(moved, 0.1), rtol=1e-3, atol=0)
     assert (after["layer.weight"] != before["layer.weight"]).all()
     both.zero_grad()
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "table_optimizer", "wanted"),
+    [("adamw", "adam", 0.95), ("adamw", "adagrad", 0.995), ("adam", "adam", 1.0)],
+)
+def test_rows_decay_five_times_as_much_with_each_touch(
+    optimizer: str, table_optimizer: str, wanted: float
+) -> None:
+    """Rate 0.1, decay 0.1, no gradient but zeros: 1 - 0.1 * 0.5.
+
+    Adagrad has a tenth of the decay, for its step size is ten times as great where it is not set.
+    """
+    model = Both()
+    before = model.table.weight.detach().clone()
+    config = TrainingConfig(
+        optimizer=optimizer, table_optimizer=table_optimizer, learning_rate=0.1, weight_decay=0.1
+    )
+    both = Optimizers(model, config, 9)
+    (model.table(torch.tensor([2, 2, 4])) * 0.0).sum().backward()
+    both.step()
+    factors = torch.ones(NUM_ROWS, 1)
+    factors[[2, 4]] = wanted
+    torch.testing.assert_close(model.table.weight.detach(), before * factors)
 
 
 def test_optimizers_go_on_from_a_saved_state() -> None:

@@ -29,8 +29,10 @@ FixedFeatures: TypeAlias = Mapping[str, Tensor | BagMatrix]
 """One tensor a feature, or the matrix of bags that stay the same."""
 
 INIT_STD = 0.02
-SPARSE_FROM_ROWS = 50_000
+SPARSE_FROM_ROWS = 20_000
 """Tables of at least this many rows get sparse gradients: a step then costs what it touches."""
+SPARSE_TEXTS_FROM_ROWS = 50_000
+"""The same for tables of tokens: dense, the texts of all items are one product with a sparse matrix."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ class TextEncoder(nn.Module):
     def of(cls, transform: Transform, dim: int, options: EncoderOptions) -> "TextEncoder":
         """Return the encoder of a transform."""
         weights = torch.from_numpy(cast("TextTransform", transform).weights).float()
-        return cls(weights, dim, sparse=options.sparse and len(weights) >= SPARSE_FROM_ROWS)
+        return cls(weights, dim, sparse=options.sparse and len(weights) >= SPARSE_TEXTS_FROM_ROWS)
 
     def fixed(self, rows: Tensor) -> BagMatrix:
         """Return what ``forward`` takes in place of rows that are the same in every step."""

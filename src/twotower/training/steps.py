@@ -17,6 +17,8 @@ from twotower.training.optimizer_classes import sparse_tables
 from twotower.training.optimizers import OPTIMIZERS
 
 ETA = 8
+TABLE_DECAY = 5
+"""How much stronger a row decays in the steps that touch it, where others do not (docs/decisions/0065)."""
 
 
 def learning_rate_factor(taken: int, steps: int, warmup_steps: int, decay: str) -> float:
@@ -91,8 +93,9 @@ def clip_gradients(
 class Optimizers:
     """Adam or AdamW for dense parameters, ``LazyAdam`` or ``RowWiseAdagrad`` for sparse tables.
 
-    Tables with sparse gradients, biases and a learnt temperature have no weight decay: for them, zero means
-    nothing. A sentence encoder has its own learning rate, and weight decay with AdamW only.
+    Biases and a learnt temperature have no weight decay: for them, zero means nothing. A sentence encoder
+    has its own learning rate, and weight decay with AdamW only. Tables with sparse gradients have it with
+    AdamW only, too, ``TABLE_DECAY`` times as much in the steps that touch a row.
 
     Args:
         model: The model whose parameters are trained.
@@ -134,8 +137,13 @@ class Optimizers:
             self._all.append(kind([g for g in groups if g["params"]], lr=rate, fused=True))
         if sparse:
             tables = [p for p in self._parameters if id(p) in sparse]
-            lazy = resolved(OPTIMIZERS[config.table_optimizer].table)
-            self._all.append(lazy(tables, lr=config.table_learning_rate or rate))
+            spec, is_l2 = OPTIMIZERS[config.table_optimizer], OPTIMIZERS[config.optimizer].is_l2
+            # A touch keeps as much of a row, whichever step size the optimizer has.
+            decay = 0.0 if is_l2 else TABLE_DECAY * weight_decay / spec.table_rate
+            lazy = resolved(spec.table)
+            self._all.append(
+                lazy(tables, lr=config.table_learning_rate or rate, weight_decay=decay)
+            )
         self._rates = [[group["lr"] for group in o.param_groups] for o in self._all]
 
     def zero_grad(self) -> None:
