@@ -176,11 +176,11 @@ def test_each_heat_is_won_by_the_better_on_validation(race: Race) -> None:
         now[name] = chosen = max(figures, key=lambda each: figures[each])
         (lost,) = set(figures) - {chosen}
         said.append(
-            f"{name} = '{chosen}': after {epochs} epochs validation ndcg@10 is {figures[chosen]:.4f}, "
+            f"{name} = '{chosen}': after epoch {epochs} validation ndcg@10 is {figures[chosen]:.4f}, "
             f"{figures[lost]:.4f} with '{lost}'"
         )
-    assert "after 2 epochs" in said[0]
-    assert "after 3 epochs" in said[1]
+    assert "after epoch 2" in said[0]
+    assert "after epoch 3" in said[1]
     assert race.told.choices[1:3] == [(each,) for each in said]
     config = race.trained.contents.config
     assert {name: value_of(config, name) for name in RACED} == now
@@ -220,7 +220,7 @@ def test_the_report_says_what_validation_decided(race: Race, tmp_path: Path) -> 
             figures = (
                 f"{best['value']}: {best['metric']:.4f}, {other['value']}: {other['metric']:.4f}"
             )
-            words = f"{best['value']} ({figures} after {record['epochs']} epochs)"
+            words = f"{best['value']} ({figures} after epoch {record['epochs']})"
             assert f"<code>{record['setting']}</code></dt><dd>{words}</dd>" in page
 
 
@@ -373,11 +373,13 @@ def entrants(*curves: list[float]) -> list[Entrant]:
 @pytest.mark.parametrize(
     ("one", "two", "epochs"),
     [
-        ([0.10, 0.13, 0.20, 0.21], [0.15, 0.15, 0.15, 0.16], 2),
-        ([0.10, 0.14, 0.20, 0.21], [0.15, 0.15, 0.18, 0.22, 0.30], 3),
-        ([0.10, 0.14, 0.20, 0.21], [0.15, 0.15, 0.195, 0.22, 0.30], 4),
-        ([0.15, 0.15, 0.19, 0.19], [0.10, 0.13], 2),
-        ([0.15, 0.15, 0.19, 0.19], [0.10, 0.14, 0.18], 3),
+        ([0.11, 0.20, 0.20, 0.21], [0.15, 0.15], 1),
+        ([0.15, 0.15, 0.19, 0.19], [0.11], 1),
+        ([0.12, 0.13, 0.20, 0.21], [0.15, 0.15, 0.15, 0.16], 2),
+        ([0.12, 0.14, 0.20, 0.21], [0.15, 0.15, 0.18, 0.22, 0.30], 3),
+        ([0.12, 0.14, 0.20, 0.21], [0.15, 0.15, 0.195, 0.22, 0.30], 4),
+        ([0.15, 0.15, 0.19, 0.19], [0.12, 0.13], 2),
+        ([0.15, 0.15, 0.19, 0.19], [0.12, 0.14, 0.18], 3),
     ],
 )
 def test_an_early_end_is_found_again_whatever_was_trained_since(

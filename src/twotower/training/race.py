@@ -17,7 +17,7 @@ from twotower.training.heats import Heat
 from twotower.training.settings import value_of, with_values
 from twotower.training.trainer import Trainer, TrainingDivergedError
 
-EARLY = ((2, 0.9), (3, 0.96))
+EARLY = ((1, 0.75), (2, 0.9), (3, 0.96))
 """Epochs, and the share of the other's validation metric below which a setting has lost after so many."""
 
 
@@ -170,7 +170,7 @@ class Race:
                 figures = {now: known, None: unread}
                 self.records.append(record_of(heat.name, figures, epochs=heat.epochs))
                 return (
-                    f"{heat.name} = {_shown(now)}: after {heat.epochs} epochs validation "
+                    f"{heat.name} = {_shown(now)}: after epoch {heat.epochs} validation "
                     f"{best.trainer.config.training.metric} is {known:.4f}, {unread:.4f} if it is not read"
                 )
         watcher.on_phase(f"race: {heat.name} = {_shown(value)}")
@@ -207,7 +207,7 @@ class Race:
         other.drop()
         self.records.append(record_of(heat.name, figures, epochs=epochs, seconds=seconds))
         return (
-            f"{heat.name} = {_shown(chosen)}: after {epochs} epochs validation "
+            f"{heat.name} = {_shown(chosen)}: after epoch {epochs} validation "
             f"{settings.training.metric} is {figures[chosen]:.4f}, {figures[lost]:.4f} with {_shown(lost)}"
         )
 
