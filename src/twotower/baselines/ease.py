@@ -159,15 +159,20 @@ def check_size(dataset: Dataset) -> int:
     Raises:
         ConfigError: It is, for the memory that is available.
     """
-    count, available = num_trained_items(dataset), available_bytes()
-    held = 3 if count <= _CHOSEN_ITEMS else 1  # the Gram matrix, the best, the one being tried
-    needed = 4 * held * count**2
+    count, available, needed = num_trained_items(dataset), available_bytes(), peak_bytes(dataset)
     if needed > available:
         raise ConfigError(
             f"EASE needs {needed / 1e9:.1f} GB for {count:,} items, "
             f"{available / 1e9:.1f} GB are available."
         )
     return count
+
+
+def peak_bytes(dataset: Dataset) -> float:
+    """Return how many bytes are held while the settings are chosen."""
+    count = num_trained_items(dataset)
+    held = 3 if count <= _CHOSEN_ITEMS else 1  # the Gram matrix, the best, the one being tried
+    return 4.0 * held * count**2
 
 
 def check_quick(dataset: Dataset) -> None:

@@ -1,6 +1,6 @@
 """Fit the baselines of a data set on training events, with settings chosen on validation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -34,6 +34,21 @@ class Baselines:
     scorers: dict[str, Scorer]
     settings: dict[str, Settings]
     left_out: dict[str, str]
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Of those that were fitted or left out."""
+        return frozenset(self.scorers) | frozenset(self.left_out)
+
+    def joined(self, other: "Baselines") -> "Baselines":
+        """Return these with others of the same data, all in the order of ``BASELINES``."""
+        scorers, settings = self.scorers | other.scorers, self.settings | other.settings
+        left_out = self.left_out | other.left_out
+        return Baselines(
+            {key: scorers[key] for key in BASELINES if key in scorers},
+            {key: settings[key] for key in BASELINES if key in settings},
+            {key: left_out[key] for key in BASELINES if key in left_out},
+        )
 
 
 _FEW = 1_024
@@ -77,6 +92,7 @@ def fit_baselines(
     bm25: BM25 | None = None,
     cases: Cases | None = None,
     refit: bool = False,
+    among: Collection[str] | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Baselines:
     """Fit baselines on the training events, with settings chosen on validation.
@@ -94,6 +110,7 @@ def fit_baselines(
         cases: The cases to be ranked; by default those of the test.
         refit: Whether to fit once more with the chosen settings, on the training and validation events
             together, like a refitted model.
+        among: Those of ``keys`` that are fitted now; None fits all of them.
         tell: Called with ``baseline NAME`` before each is fitted.
 
     Raises:
@@ -110,7 +127,7 @@ def fit_baselines(
     has_validation = len(dataset.positives(Part.VALID)) > 0
     told = Fitting(dataset, popularity, seed, learnt if refit else None, bm25)
     for key, spec in BASELINES.items():
-        if keys != "auto" and key not in keys:
+        if (keys != "auto" and key not in keys) or (among is not None and key not in among):
             continue
         try:
             _check_fits(key, dataset, cases)
@@ -221,6 +238,8 @@ class BaselineSpec:
         library: Module that it needs, of the extra ``baselines``.
         reads_histories: Whether it knows of a query what its history holds, and nothing else.
         answers_new: Whether it answers from a history alone, as it must for a new query.
+        waits_for_model: Whether the model may be served with it, which then chooses it.
+        peak_bytes: Returns about how many bytes it holds while it is chosen; or ``module:name`` of it.
     """
 
     name: str
@@ -233,6 +252,28 @@ class BaselineSpec:
     library: str = ""
     reads_histories: bool = False
     answers_new: bool = False
+    waits_for_model: bool = False
+    peak_bytes: str | Callable[[Dataset], float] = lambda _: 0.0
+
+
+def peak_bytes(dataset: Dataset, keys: Literal["auto"] | Sequence[str]) -> float:
+    """Return about how many bytes the largest of some baselines holds while it is chosen.
+
+    Args:
+        dataset: With a split.
+        keys: See ``fit_baselines``.
+    """
+    largest = 0.0
+    for key, spec in BASELINES.items():
+        if keys != "auto" and key not in keys:
+            continue
+        try:
+            if keys == "auto":
+                resolved(spec.check_auto)(dataset)
+            largest = max(largest, resolved(spec.peak_bytes)(dataset))
+        except ConfigError:  # it is left out
+            continue
+    return largest
 
 
 def _recent_popularity(told: Fitting) -> tuple[Scorer, Settings]:
@@ -299,6 +340,7 @@ BASELINES = Registry(
             "带衰减的 ItemKNN",
             _chosen_by("twotower.baselines.item_knn:choose_item_knn"),
             check_auto="twotower.baselines.item_knn:check_quick",
+            peak_bytes="twotower.baselines.item_knn:peak_bytes",
             reads_histories=True,
             answers_new=True,
         ),
@@ -309,6 +351,7 @@ BASELINES = Registry(
             _chosen_by("twotower.baselines.ease:choose_ease"),
             check="twotower.baselines.ease:check_size",
             check_auto="twotower.baselines.ease:check_quick",
+            peak_bytes="twotower.baselines.ease:peak_bytes",
             reads_histories=True,
             answers_new=True,
         ),
@@ -318,6 +361,7 @@ BASELINES = Registry(
             "谱分解",
             _chosen_by("twotower.baselines.spectral:choose_spectral"),
             check_auto="twotower.baselines.spectral:check_quick",
+            peak_bytes="twotower.baselines.spectral:peak_bytes",
             reads_histories=True,
             answers_new=True,
         ),
@@ -331,7 +375,15 @@ BASELINES = Registry(
             library="implicit.cpu.als",
             reads_histories=True,
         ),
-        BaselineSpec("bm25", "BM25", "BM25", _bm25, check=check_texts, library="bm25s"),
+        BaselineSpec(
+            "bm25",
+            "BM25",
+            "BM25",
+            _bm25,
+            check=check_texts,
+            library="bm25s",
+            waits_for_model=True,
+        ),
         BaselineSpec(
             "random",
             "random order",

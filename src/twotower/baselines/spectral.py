@@ -387,12 +387,26 @@ def is_quick(train: Interactions, width: int) -> bool:
         train: The training events.
         width: At least 1.
     """
-    width += _EXTRA
-    short = min(len(train.offsets), int(train.item_rows.max(initial=0)) + 1)
-    products = len(train) + short * width / _DENSE
-    if 4 * _HELD * short * width > _MOST_BYTES:
+    if _held_bytes(train, width) > _MOST_BYTES:
         return False
+    width += _EXTRA
+    products = len(train) + _short_side(train) * width / _DENSE
     return 2 * (_ROUNDS[0] + 1) * width * products <= _MOST_WORK
+
+
+def peak_bytes(dataset: Dataset) -> float:
+    """Return how many bytes the matrices of vectors take at most while settings are chosen."""
+    return min(_MOST_BYTES, _held_bytes(dataset.part(Part.TRAIN), max(WIDTHS)))
+
+
+def _held_bytes(train: Interactions, width: int) -> float:
+    """Return how many bytes the matrices of vectors take, which are held while settings are chosen."""
+    return 4.0 * _HELD * _short_side(train) * (width + _EXTRA)
+
+
+def _short_side(train: Interactions) -> int:
+    """Return how many queries or items there are, of which there are fewer."""
+    return min(len(train.offsets), int(train.item_rows.max(initial=0)) + 1)
 
 
 def _undamped(fitted: Spectral) -> Iterator[Spectral]:

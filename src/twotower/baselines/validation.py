@@ -1,6 +1,7 @@
 """Choose the settings of a baseline by NDCG@10 on validation."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TypeVar
@@ -12,6 +13,9 @@ from twotower.data.dataset import Cases, Dataset, Part
 from twotower.evaluation.ranking import Scorer, mean_of
 
 Candidate = TypeVar("Candidate", bound=Scorer)
+
+before_each: ContextVar[Callable[[], object]] = ContextVar("before_each", default=lambda: None)
+"""Called before a candidate is measured; what it raises ends the choice."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +42,7 @@ class Validation:
         It is computed once, since the best of one stage competes with the candidates of the next.
         """
         if scorer not in self._known:
+            before_each.get()()
             self._known[scorer] = mean_of("ndcg@10", self.dataset, scorer, self.cases)
         return self._known[scorer]
 

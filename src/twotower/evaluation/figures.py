@@ -7,7 +7,7 @@ import numpy as np
 
 from twotower import html
 from twotower.arrays import Float32s, Floats, distinct
-from twotower.baselines.specs import BASELINES, fit_baselines
+from twotower.baselines.specs import BASELINES, Baselines, fit_baselines
 from twotower.data.dataset import Cases, Dataset, Part
 from twotower.data.splits import learnt_too
 from twotower.errors import DataError
@@ -109,6 +109,7 @@ def measure(
     part: Part = Part.TEST,
     calibrated: bool = False,
     baselines: Literal["auto"] | Sequence[str] = "auto",
+    ahead: Baselines | None = None,
     served: Served | None = None,
     ranked: Ranked | None = None,
     cases: Cases | None = None,
@@ -126,6 +127,7 @@ def measure(
         part: ``TEST`` or ``VALID``.
         calibrated: Whether the model's scores are log-odds, so that a log loss is meaningful.
         baselines: Their keys; ``"auto"`` takes all that suit the data. See ``fit_baselines``.
+        ahead: Those of them that were fitted or left out already.
         served: The model with its share of BM25, if it is served so.
         ranked: Either of them with a second stage, if one was fitted.
         cases: The cases; by default one for each query of the part. A query may have several.
@@ -159,7 +161,12 @@ def measure(
             "split that leaves some, such as split.kind=random, or pass other test events."
         )
     chosen = served.bm25 if served is not None and served.chosen else None
-    fitted = fit_baselines(dataset, baselines, bm25=chosen, tell=tell, cases=cases, refit=refit)
+    among = None if ahead is None else set(BASELINES.keys()) - ahead.keys
+    fitted = fit_baselines(
+        dataset, baselines, bm25=chosen, cases=cases, refit=refit, among=among, tell=tell
+    )
+    if ahead is not None:
+        fitted = ahead.joined(fitted)
     tell("evaluation")
     if refit:
         dataset = learnt_too(dataset, "valid")

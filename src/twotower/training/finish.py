@@ -18,6 +18,7 @@ from twotower.losses.loss_kinds import LOSSES
 from twotower.second_stage.ranker import Ranker
 from twotower.serving.bundle import write_bundle
 from twotower.serving.views_folder import write_views
+from twotower.training.baselines_ahead import BaselinesAhead
 from twotower.training.bundle_contents import contents_of, of_view
 from twotower.training.callbacks import Callback
 from twotower.training.checkpoints import Progress, WorkFolder
@@ -41,6 +42,7 @@ def finish(
     work: WorkFolder | None = None,
     histories: bool,
     baselines: Literal["auto"] | Sequence[str] = "auto",
+    ahead: BaselinesAhead | None = None,
     learnt: Learnt | None = None,
     seeds: int = 1,
     untrained: Mapping[str, nn.Module | None] | None = None,
@@ -64,6 +66,7 @@ def finish(
             noted.
         histories: As ``train`` takes it.
         baselines: As ``train`` takes it.
+        ahead: What fits some of them while the model trains.
         learnt: What a second training learns, too; None for no such training.
         seeds: How many trainings the figures are to spread over, this one included.
         untrained: Copies of the user's own modules from before the training, for the other trainings.
@@ -105,9 +108,10 @@ def finish(
         scorer = measured.objectives[place].scorer()
         # What was chosen before validation was learnt is kept for the model that learnt it.
         as_served = None if served is None else replace(served[place], model=scorer)
+        tell_phase = _phases(teller, view)
         ranked = None
         if config.rerank.use != "off":
-            _phases(teller, view)("second stage")
+            tell_phase("second stage")
             before = trainer.objectives[place].scorer() if served is None else served[place]
             ranked, decided = with_second_stage(before, dataset, task.sides, config)
             teller.on_choices(decided, config)
@@ -119,10 +123,11 @@ def finish(
             dataset,
             calibrated=LOSSES[config.loss.kind].takes_labels,
             baselines=baselines,
+            ahead=None if ahead is None else ahead.fitted(place, refit=is_refit, tell=tell_phase),
             served=as_served,
             ranked=ranked,
             refit=is_refit,
-            tell=_phases(teller, view),
+            tell=tell_phase,
         )
         if view is not None:
             figures["protocol"]["view"] = view
@@ -160,7 +165,7 @@ def finish(
             provenance={**contents.provenance, **(provenance or {}), "seconds": clock.seconds()},
             ranker=_kept(ranked, dataset, learnt if again is not None else None),
         )
-        _phases(teller, view)("index")
+        tell_phase("index")
         contents, choices = indexed(contents, objective.scorer(), dataset)
         if choices:
             teller.on_choices(choices, contents.config)

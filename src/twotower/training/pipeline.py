@@ -1,7 +1,7 @@
 """``train`` and ``train_views``: from tables to trained, evaluated bundles."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from twotower.processes.started import check_one_process
 from twotower.runtime import choose_device
 from twotower.serving.bundle import check_output
 from twotower.serving.retriever import Bundle
+from twotower.training.baselines_ahead import BaselinesAhead
 from twotower.training.best import train_best
 from twotower.training.callbacks import Callback, Callbacks, check_minutes
 from twotower.training.checkpoints import holding
@@ -166,6 +167,11 @@ def train(
         job.all_of(lambda: stack.enter_context(holding(target if job.is_first else None)))
         clock = Clock()
         bar = Callbacks([callback_of(progress), clock])
+        # A budget is the training's alone, and several processes rank together.
+        ahead = BaselinesAhead(baselines, refit=learnt == "valid")
+        if minutes is None and job.is_alone:
+            bar = Callbacks([bar, ahead])
+        stack.enter_context(closing(ahead))
         told = [bar, *loggers]
         if tensorboard is not None:
             run = "model" if target is None else target.resolve().name
@@ -233,6 +239,7 @@ def train(
             work=best.work,
             histories=histories,
             baselines=baselines,
+            ahead=ahead,
             learnt=learnt,
             seeds=seeds,
             untrained=untrained,
@@ -302,7 +309,10 @@ def train_views(
     target = None if out is None else check_output(out, views=True)
     clock = Clock()
     teller = Callbacks([callback_of(progress), clock])
-    with holding(target):
+    ahead = BaselinesAhead(baselines, refit=learnt == "valid")
+    if minutes is None:
+        teller = Callbacks([teller, ahead])
+    with holding(target), closing(ahead):
         task = Task.of_views(views, queries=queries, config=settings, private=private)
         for view in task.dataset.all_views():
             check_baselines(view, baselines)
@@ -327,6 +337,7 @@ def train_views(
             work=best.work,
             histories=histories,
             baselines=baselines,
+            ahead=ahead,
             learnt=learnt,
             clock=clock,
             bar=teller,
