@@ -139,10 +139,10 @@ def test_no_case_gives_no_rows() -> None:
 
 
 def test_chunks_are_bounded_by_memory() -> None:
-    num_item_rows = 4_000_000  # 16 MB of scores a query: 4 at once
+    num_item_rows = 3_000_000  # 12 MB of scores a query: 2 at once
     scorer = Fixed(torch.arange(num_item_rows))
     rank(scorer, cases_of([[]] * 5), 1, num_item_rows=num_item_rows)
-    assert scorer.largest == 4
+    assert scorer.largest == 2
 
 
 def test_rank_errors() -> None:

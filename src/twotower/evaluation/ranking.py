@@ -18,8 +18,10 @@ from twotower.vocab import FIRST_ROW, PADDING_ROW, Vocabulary
 from twotower.workers import of_each, slices
 
 _LEAST_RANKED = 100  # places that an evaluation holds, however small the catalogue is
-_PART_CASES, _MOST_PARTS = 128, 16  # of a chunk, that threads rank side by side
-_CHUNK_BYTES = 64 * 2**20  # of float32 scores; ranking holds about three times as much at its peak
+_PART_CASES, _MOST_PARTS = 64, 16  # of a chunk, that threads rank side by side
+# Of float32 scores; ranking holds about three times as much at its peak. The C library keeps blocks of less
+# than 32 MiB when they are freed, and the pages of larger ones are filled with zeros for each chunk anew.
+_CHUNK_BYTES = 30 * 2**20
 
 
 class Scorer(Protocol):
@@ -249,7 +251,7 @@ def rank(
         allowed: ``(num_item_rows,)`` bool, the items that may be ranked; None allows all.
         candidates: A set of item rows to rank for each case, in the order of ``cases``; seen items are
             removed from them, too. None ranks the whole catalogue.
-        chunk_size: Number of cases to score at once, at least 1. None takes as many as fit in 64 MiB of
+        chunk_size: Number of cases to score at once, at least 1. None takes as many as fit in 30 MiB of
             scores.
         query_ids: The query vocabulary, for the id of a query in an error; without it an error names the
             row.
