@@ -1,3 +1,4 @@
+import math
 import os
 import platform
 import subprocess
@@ -10,10 +11,12 @@ import torch
 
 from twotower.errors import ConfigError
 from twotower.runtime import (
+    available_bytes,
     choose_device,
     choose_precision,
     choose_threads,
     cpu_features,
+    left_in_container,
     torch_generator,
 )
 
@@ -131,3 +134,16 @@ class TestGenerator:
         )
         assert torch.equal(first, again)
         assert not torch.equal(first, other)
+
+
+def test_available_memory_is_plausible() -> None:
+    assert 2**26 < available_bytes() < 2**50
+
+
+def test_a_container_may_have_less_than_the_machine(tmp_path: Path) -> None:
+    assert left_in_container(tmp_path) == math.inf
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("1000\n")
+    assert left_in_container(tmp_path) == math.inf
+    (tmp_path / "memory.max").write_text("5000\n")
+    assert left_in_container(tmp_path) == 4000

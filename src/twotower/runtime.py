@@ -1,7 +1,9 @@
 """The machine: device, threads, seeds, and where things are kept."""
 
 import ctypes
+import math
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -133,6 +135,34 @@ def memory_of(device: torch.device) -> int | None:
     except OSError:
         return total
     return min(total, int(limit)) if limit.isdigit() else total
+
+
+def available_bytes() -> float:
+    """Return the memory that is still available, on the machine and within the limit of a container.
+
+    On systems other than Linux it is all the memory of the machine.
+    """
+    found = math.inf
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        told = re.search(r"^MemAvailable: *(\d+)", meminfo.read_text("ascii"), re.MULTILINE)
+        found = 1024.0 * int(told[1]) if told else found
+    elif hasattr(os, "sysconf"):
+        found = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return min(found, left_in_container(Path("/sys/fs/cgroup")))
+
+
+def left_in_container(folder: Path) -> float:
+    """Return the bytes that a control group may still allocate; infinity if it has no limit.
+
+    Args:
+        folder: The group's folder, with ``memory.max`` and ``memory.current`` (cgroup version 2).
+    """
+    limit, used = folder / "memory.max", folder / "memory.current"
+    if not limit.exists() or not used.exists():
+        return math.inf
+    most = limit.read_text("ascii").strip()
+    return math.inf if most == "max" else float(int(most) - int(used.read_text("ascii")))
 
 
 @contextmanager

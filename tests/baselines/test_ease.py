@@ -1,7 +1,6 @@
 """EASE against a textbook inverse, against ridge regressions, and on worlds whose answer is known."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,8 @@ from sequences import cases_of, interactions
 from twotower.baselines import ease as ease_file
 from twotower.baselines.ease import (
     EASE,
-    available_bytes,
     check_size,
     choose_ease,
-    left_in_container,
     num_trained_items,
 )
 from twotower.config import DataConfig
@@ -183,10 +180,6 @@ def test_memory_that_is_not_there_is_named(
         assert str(refused.value) == refusal
 
 
-def test_available_memory_is_plausible() -> None:
-    assert 2**26 < available_bytes() < 2**50
-
-
 def walks(*, order: Any = "file") -> Dataset:
     """Sequences of short walks round a ring of 60 items: the last item tells the next."""
     draw = np.random.default_rng(0)
@@ -254,12 +247,3 @@ def test_a_large_catalogue_gets_one_inverse(monkeypatch: pytest.MonkeyPatch) -> 
     chosen = choose_ease(walks())
     assert (chosen.regularization, chosen.pair_half_life) == (200.0, None)
     assert chosen.half_life is not None  # chosen all the same
-
-
-def test_a_container_may_have_less_than_the_machine(tmp_path: Path) -> None:
-    assert left_in_container(tmp_path) == math.inf
-    (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "memory.current").write_text("1000\n")
-    assert left_in_container(tmp_path) == math.inf
-    (tmp_path / "memory.max").write_text("5000\n")
-    assert left_in_container(tmp_path) == 4000

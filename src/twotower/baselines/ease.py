@@ -1,11 +1,7 @@
 """EASE with decay: a closed-form linear regression of each item on the others."""
 
-import math
-import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +13,7 @@ from twotower.baselines import history_matrices as matrices
 from twotower.baselines.validation import Validation, half_lives
 from twotower.data.dataset import Cases, Dataset, Interactions, Part
 from twotower.errors import ArgumentError, ConfigError, check_positive
+from twotower.runtime import available_bytes
 from twotower.vocab import FIRST_ROW
 
 _PAIR_REACH = 12  # pair half-lives beyond which two events no longer count as a pair
@@ -193,34 +190,6 @@ def num_trained_items(dataset: Dataset) -> int:
     train = dataset.part(Part.TRAIN)
     rows = train.item_rows[train.is_read]
     return len(distinct(rows[rows >= FIRST_ROW]))
-
-
-def available_bytes() -> float:
-    """Return the memory that is still available, on the machine and within the limit of a container.
-
-    On systems other than Linux it is all the memory of the machine.
-    """
-    found = math.inf
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        told = re.search(r"^MemAvailable: *(\d+)", meminfo.read_text("ascii"), re.MULTILINE)
-        found = 1024.0 * int(told[1]) if told else found
-    elif hasattr(os, "sysconf"):
-        found = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    return min(found, left_in_container(Path("/sys/fs/cgroup")))
-
-
-def left_in_container(folder: Path) -> float:
-    """Return the bytes that a control group may still allocate; infinity if it has no limit.
-
-    Args:
-        folder: The group's folder, with ``memory.max`` and ``memory.current`` (cgroup version 2).
-    """
-    limit, used = folder / "memory.max", folder / "memory.current"
-    if not limit.exists() or not used.exists():
-        return math.inf
-    most = limit.read_text("ascii").strip()
-    return math.inf if most == "max" else float(int(most) - int(used.read_text("ascii")))
 
 
 def _of_common_items(train: Interactions, most: int) -> Interactions:

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from twotower.baselines.ease import available_bytes
 from twotower.baselines.specs import BASELINES, Baselines, fit_baselines, peak_bytes
 from twotower.baselines.validation import before_each
 from twotower.data.dataset import Dataset
-from twotower.runtime import choose_threads
+from twotower.runtime import available_bytes, choose_threads
 from twotower.training.callbacks import Callback
 
 if TYPE_CHECKING:
