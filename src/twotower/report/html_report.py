@@ -1,7 +1,6 @@
 """The report: one HTML file about a model, the verdict first."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +58,6 @@ def write_report(
     """
     retriever = Retriever.of(bundle)
     contents, titles = retriever.contents, Titles(retriever.contents.items)
-    # The map takes about as long as all the rest, which is drawn meanwhile.
-    pool = ThreadPoolExecutor(1)
-    item_map = pool.submit(model.item_map, retriever, titles)
-    pool.shutdown(wait=False)
     say = speaker(language, is_before=is_before(contents.metrics))
     reading = Reading(contents.metrics)
     manifest, provenance = training.manifest_of(retriever), contents.provenance
@@ -118,7 +113,7 @@ def write_report(
         decided_lead=say("decided", metric=metric_name(say, contents.config.training.metric)),
         exposure=methods.exposure_charts(reading, say),
         exposure_table=methods.exposure_table(reading, say),
-        map=_map(item_map.result(), contents.num_items, say),
+        map=_map(model.item_map(retriever, titles), contents.num_items, say),
         dim=contents.item_vectors.shape[1],
         examples=shown,
         examples_title=say(title, count=len(shown)),
