@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from twotower.losses.softmax import softmax_loss
+from twotower.losses.softmax_kernel import padded_width
 
 
 def vectors(batch: int, num: int, dim: int = 8, scale: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -41,20 +42,51 @@ class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def test_nothing_of_size_batch_by_candidates_is_allocated(
     label_smoothing: float, precision: torch.dtype | None
 ) -> None:
-    queries, items = vectors(1_500, 2_000)
+    queries, items = vectors(6_000, 2_000)
     with Largest() as largest:
         loss = softmax_loss(
             queries,
             items,
-            torch.arange(1_500),
+            torch.arange(6_000) % 1_900,
             log_q=torch.zeros(2_000),
             never=torch.arange(2_000) < 10,
-            hidden=torch.arange(1_500)[:, None] + torch.arange(5),
+            hidden=torch.arange(6_000)[:, None] % 1_900 + torch.arange(5),
             label_smoothing=label_smoothing,
             precision=precision,
         )
         torch.autograd.grad(loss, (queries, items))
-    assert 0 < largest.numel < 1_500 * 2_000 / 10
+    assert 0 < largest.numel < 6_000 * 2_000 / 10
+
+
+class Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the shapes of the factors of each product of matrices."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: set[tuple[torch.Size, ...]] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if "mm" in str(func):
+            self.seen.add(tuple(x.shape for x in args if isinstance(x, Tensor)))
+        return func(*args, **(kwargs or {}))
+
+
+def test_batches_of_many_numbers_of_candidates_have_few_shapes() -> None:
+    with Shapes() as shapes:
+        for num in range(801, 865):
+            queries, items = vectors(16, num)
+            loss = softmax_loss(queries, items, torch.arange(16), precision=torch.bfloat16)
+            torch.autograd.grad(loss, (queries, items))
+    assert len(shapes.seen) == 2 * 3  # widths of 832 and 864, each of three products
+
+
+def test_widths_waste_little() -> None:
+    widths = [padded_width(num) for num in (1, 32, 33, 1_000, 1_024, 1_030, 3_000, 65_000)]
+    assert widths == [32, 32, 64, 1_024, 1_024, 1_088, 3_072, 65_536]
+    for num in range(512, 20_000, 7):
+        assert num <= padded_width(num) < num + max(32, num / 16)
 
 
 def test_nothing_of_size_batch_by_candidates_is_kept() -> None:

@@ -29,14 +29,14 @@ QUIET = {"towers.dropout": 0.0, "towers.id_dropout": 0.0}
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let small batches have several parts."""
-    cut(monkeypatch, positions=12, chunks=1)
+    cut(monkeypatch, positions=12, rows=1)
     monkeypatch.setattr(softmax_kernel, "CPU_CHUNK_ROWS", 8)
 
 
-def cut(monkeypatch: pytest.MonkeyPatch, *, positions: int, chunks: int) -> None:
+def cut(monkeypatch: pytest.MonkeyPatch, *, positions: int, rows: int) -> None:
     monkeypatch.setattr(objectives, "READ_POSITIONS", positions)
     monkeypatch.setattr(objectives, "POOLED_POSITIONS", positions)
-    monkeypatch.setattr(softmax_kernel, "LEAST_CHUNKS", chunks)
+    monkeypatch.setattr(softmax_kernel, "LEAST_PART_ROWS", rows)
 
 
 def trainer_of(task: Task, values: dict[str, Any]) -> Trainer:
@@ -62,7 +62,7 @@ def test_threads_change_no_bit_of_a_step(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_parts_have_the_gradients_of_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found, losses = steps_of(task_of(name), QUIET, 2)
-    cut(monkeypatch, positions=10**9, chunks=10**9)
+    cut(monkeypatch, positions=10**9, rows=10**9)
     whole, of_whole = steps_of(task_of(name), QUIET, 1)
     assert losses == pytest.approx(of_whole, rel=1e-5)
     assert found.keys() == whole.keys()

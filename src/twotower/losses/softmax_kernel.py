@@ -6,6 +6,8 @@ What keeps its cost near that of three matrix products and ``B x N`` exponential
   loss and both gradients. Nothing of size ``B x N`` is ever allocated.
 - A pass over the logits costs a twentieth of the whole, so there are few: ``log_q`` is one more
   column of the product, and probabilities are normalised in results of size ``(B, d)``.
+- A library that makes code for each shape of a product takes milliseconds at the first sight of one,
+  and each batch has another number of candidates. So widths are rounded up, and few shapes occur.
 - Own items take part outside of the product. Their logits are exact in any precision, candidates
   that are nobody's negative need no column, and ``p - 1`` keeps its digits as ``p`` nears 1.
 """
@@ -20,12 +22,15 @@ from torch.autograd.function import once_differentiable
 
 from twotower.workers import of_each, slices
 
-# Queries a chunk on a CPU: with fewer the products are slow, more leave the cache (measured at N = 950
-# to 65,536, d = 64). Beyond 32,768 candidates memory decides, down to where the products suffer.
-CPU_CHUNK_ROWS, CPU_CHUNK_LOGITS, CPU_LEAST_ROWS = 128, 2**22, 32
+# Queries a chunk on a CPU: with fewer the products are slow, more leave the cache (measured at N = 500
+# to 65,000, d = 64, in both precisions). Beyond 45,000 candidates the products would suffer from fewer.
+CPU_CHUNK_ROWS, CPU_CHUNK_LOGITS, CPU_LEAST_ROWS = 512, 11 * 2**18, 64
 # Parts of a batch that threads may compute side by side, each with sums of its own for the items'
-# gradients: at most so many, so many numbers in all of their sums (64 MB), and so many chunks at least.
-MOST_PARTS, MOST_SUMS, LEAST_CHUNKS = 4, 2**24, 4
+# gradients: at most so many, so many numbers in all of their sums (64 MB), and so many queries at least.
+MOST_PARTS, MOST_SUMS, LEAST_PART_ROWS = 4, 2**24, 512
+# Widths of products are multiples of 32 up to 1,024, then of a 32nd to a 16th of themselves
+# (docs/decisions/0067).
+LEAST_WIDTH_STEP = 32
 # Elsewhere a chunk must be long enough to hide its launch.
 DEVICE_CHUNK_LOGITS = 2**26
 # Logits that are no further than this from 0 need no shift before the exponential: sums are finite,
@@ -79,20 +84,20 @@ class ChunkedSoftmax(torch.autograd.Function):
             with part:
                 for number in part.numbers:
                     places, own_share, own_logit, weight, loss, shift, total = in_chunks[number]
-                    logits = part.logits(number)
+                    whole, logits = part.logits(number)
                     left_out = chunks.left_out(number, places, hidden)
                     if label_smoothing:
                         spread, spread_sum = part.spread(number, left_out, label_smoothing)
                         own_share *= 1 - spread_sum
                         loss -= part.dots(spread, logits)
-                    chunks.exponentiate(logits, left_out, own_logit, shift)
+                    chunks.exponentiate(whole, left_out, own_logit, shift)
                     torch.sum(logits, 1, keepdim=True, dtype=total.dtype, out=total)
                     if wants_grad:
                         factors = weight / (own_logit - shift).exp_().add_(total)
                         if label_smoothing:
                             logits.mul_(factors).sub_(spread.mul_(weight))
                             factors.fill_(1)
-                        part.add_gradients(number, logits, factors)
+                        part.add_gradients(number, whole, factors)
 
         of_each(compute, parts)
         ahead = sums.log() + shifts - own_logits  # of all negatives together, as a logit
@@ -120,6 +125,12 @@ class ChunkedSoftmax(torch.autograd.Function):
         return (*grads, *[None] * 9)
 
 
+def padded_width(num: int) -> int:
+    """Return the width of the products with ``num`` columns: at least ``num``, and one of few."""
+    step = max(LEAST_WIDTH_STEP, 1 << max(0, num.bit_length() - 5))
+    return -(-num // step) * step
+
+
 class _Chunks:
     """A batch and its candidates, for products of a chunk of the queries at a time.
 
@@ -140,19 +151,23 @@ class _Chunks:
         self._items = items
         self.log_q = None if log_q is None else log_q.to(queries.dtype)
         self.kept: Tensor | None = None
-        negatives = items
+        num = len(items)
         if never is not None:
             kept = never.logical_not().nonzero().squeeze(1)
             self._column_of = torch.full_like(never, len(kept), dtype=torch.int64)
             self._column_of[kept] = torch.arange(len(kept), device=kept.device)
             self.kept = torch.cat([kept, kept.new_zeros(1)])  # the last column is overwritten
-            negatives = items.index_select(0, self.kept)
-        num = len(negatives)
+            num = len(self.kept)
+        self.num = num
+        width = padded_width(num)
+        # What is beyond the columns are zeros, so the products are right without being cut.
+        self.negatives = items.new_zeros((width, dim), dtype=precision)
+        self.negatives[:num] = items if self.kept is None else items[self.kept]
         is_shared = self.log_q is not None and self.log_q.ndim == 1
         left = queries.new_empty((batch, dim + is_shared))
-        right = queries.new_empty((dim + is_shared, num))
+        self.right = items.new_zeros((dim + is_shared, width), dtype=precision)
         scaled = torch.div(queries, temperature, out=left[:, :dim])
-        right[:dim] = negatives.T
+        self.right[:dim] = self.negatives.T
         self._offset: float | Tensor = 0.0
         span: float | Tensor = 0.0
         if self.log_q is not None and is_shared:
@@ -161,12 +176,13 @@ class _Chunks:
             self._offset, span = (least + greatest) / 2, (greatest - least) / 2
             left[:, dim] = 1
             shared = self.log_q if self.kept is None else self.log_q[self.kept]
-            torch.sub(self._offset, shared, out=right[dim])
+            self.right[dim, :num] = self._offset - shared
         is_cpu = queries.device.type == "cpu"
-        rows = DEVICE_CHUNK_LOGITS // num
+        rows = DEVICE_CHUNK_LOGITS // width
         self._is_bounded = False
         if is_cpu:
-            rows = min(CPU_CHUNK_ROWS, max(CPU_CHUNK_LOGITS // num, CPU_LEAST_ROWS))
+            rows = max(CPU_CHUNK_LOGITS // width, CPU_LEAST_ROWS)
+            rows = min(CPU_CHUNK_ROWS, 2 ** (rows.bit_length() - 1))  # few shapes, as of the widths
         if is_cpu and (log_q is None or is_shared):  # elsewhere, to look would be to wait
             norms = [torch.linalg.vector_norm(x, dim=1).max() for x in (scaled, items)]
             self._is_bounded = bool(norms[0] * norms[1] + span <= MOST_UNSHIFTED)
@@ -174,11 +190,10 @@ class _Chunks:
         self.sizes = [min(self.rows, batch - start) for start in range(0, batch, self.rows)]
         self.scaled, self.scaled_parts = scaled, scaled.split_with_sizes(self.sizes)
         self.left_parts = left.to(precision).split_with_sizes(self.sizes)
-        self.right, self.negatives = right.to(precision), negatives.to(precision)
         self.query_grads = torch.empty_like(queries)
         self.query_grad_parts = self.query_grads.split_with_sizes(self.sizes)
-        most = max(1, min(MOST_PARTS, MOST_SUMS // (dim * num))) if is_cpu else 1
-        self.cuts = slices(len(self.sizes), most, LEAST_CHUNKS)
+        most = max(1, min(MOST_PARTS, MOST_SUMS // (dim * width))) if is_cpu else 1
+        self.cuts = slices(len(self.sizes), most, LEAST_PART_ROWS // self.rows)
         """Which chunks each part has."""
         self.idle: list[_Buffers] = []
         """Buffers that no part has now."""
@@ -194,28 +209,33 @@ class _Chunks:
     def left_out(
         self, number: int, targets: Tensor, hidden: Callable[[slice], Tensor] | None
     ) -> Tensor:
-        """Return the columns that are no negatives in a chunk, from places: ``(rows, H')``."""
+        """Return what is no negative in a chunk, from places: the cells' numbers, row by row."""
         if hidden is not None:
             targets = torch.cat([targets, hidden(self.lines(number))], dim=1)
-        if self.kept is None:
-            return targets
-        nobodys = targets.new_full((len(targets), 1), len(self.kept) - 1)
-        return torch.cat([self._column_of[targets], nobodys], dim=1)
+        if self.kept is not None:
+            nobodys = targets.new_full((len(targets), 1), len(self.kept) - 1)
+            targets = torch.cat([self._column_of[targets], nobodys], dim=1)
+        width = self.right.shape[1]
+        starts = torch.arange(0, len(targets) * width, width, device=targets.device)
+        # To fill numbered cells takes no time. ``scatter_`` copies the whole of a half precision tensor.
+        return (targets + starts[:, None]).flatten()
 
-    def exponentiate(self, logits: Tensor, left_out: Tensor, own: Tensor, shift: Tensor) -> None:
+    def exponentiate(self, whole: Tensor, left_out: Tensor, own: Tensor, shift: Tensor) -> None:
         """Turn a chunk's logits into ``exp(logits - shift)``, 0 where left out.
 
         Args:
-            logits: ``(rows, n)``, changed in place.
-            left_out: ``(rows, H)`` columns.
+            whole: ``(rows, width)`` logits, changed in place.
+            left_out: ``(H',)`` cells that become 0.
             own: ``(rows, 1)`` logits of the own items.
             shift: ``(rows, 1)`` of 0, which becomes the greatest logit where one could overflow.
         """
+        logits = whole[:, : self.num]
         if not self._is_bounded:
-            logits.scatter_(1, left_out, torch.finfo(logits.dtype).min)
+            whole.view(-1).index_fill_(0, left_out, torch.finfo(whole.dtype).min)
             torch.maximum(logits.amax(1, keepdim=True), own, out=shift)
             logits.sub_(shift).clamp_min_(LEAST_SHIFTED)
-        logits.exp_().scatter_(1, left_out, 0)
+        logits.exp_()
+        whole.view(-1).index_fill_(0, left_out, 0)
 
     def gradients(
         self,
@@ -232,14 +252,15 @@ class _Chunks:
             slopes: ``(B, 1)`` derivatives of the loss by their logits.
             item_factors: ``(N,)`` of what the items got as negatives; None is 1.
         """
-        of_negatives, *others = (cast("Tensor", part.item_grads) for part in parts)
+        sums, *others = (cast("Tensor", part.item_grads) for part in parts)
         for each in others:
-            of_negatives += each
+            sums += each
+        of_negatives = sums[:, : self.num].T
         if self.kept is None:
-            item_grads = of_negatives.T.contiguous()
+            item_grads = of_negatives.contiguous()
         else:
             item_grads = torch.zeros_like(self._items)
-            item_grads.index_add_(0, self.kept, of_negatives.T)
+            item_grads.index_add_(0, self.kept, of_negatives)
         if item_factors is not None:
             item_grads *= item_factors[:, None]
         vectors = self._items.index_select(0, targets[:, 0])
@@ -253,7 +274,7 @@ class _Chunks:
 
 
 class _Buffers:
-    """Memory for the products of a chunk, ``(rows, n)`` each."""
+    """Memory for the products of a chunk, ``(rows, width)`` each."""
 
     def __init__(self, rows: int, like: Tensor) -> None:
         self.logits = like.new_empty((rows, like.shape[1]))
@@ -282,7 +303,7 @@ class _Part:
         self._chunks = chunks
         self._buffers: _Buffers
         self.item_grads: Tensor | None = None
-        """``(d, n)``, transposed: the quicker product."""
+        """``(d, width)``, transposed: the quicker product."""
 
     def __enter__(self) -> None:
         """Take buffers that another part has left, or new ones."""
@@ -296,36 +317,42 @@ class _Part:
         """Leave the buffers to another part."""
         self._chunks.idle.append(self._buffers)
 
-    def logits(self, number: int) -> Tensor:
-        """Return the logits of a chunk, ``(rows, n)``, in the one buffer that there is."""
+    def logits(self, number: int) -> tuple[Tensor, Tensor]:
+        """Return the logits of a chunk, in the one buffer that there is.
+
+        Returns:
+            ``(rows, width)``, with 0 beyond the columns, and of these the columns, ``(rows, n)``.
+        """
         chunks = self._chunks
         left = chunks.left_parts[number]
-        logits = torch.mm(left, chunks.right, out=self._buffers.logits[: left.shape[0]])
+        whole = torch.mm(left, chunks.right, out=self._buffers.logits[: left.shape[0]])
+        logits = whole[:, : chunks.num]
         if chunks.log_q is not None and chunks.log_q.ndim == 2:
             log_q = chunks.log_q[chunks.lines(number)]
             logits.sub_(log_q if chunks.kept is None else log_q[:, chunks.kept])
-        return logits
+        return whole, logits
 
     def spread(self, number: int, left_out: Tensor, total: float) -> tuple[Tensor, Tensor]:
         """Return the target of a chunk's negatives, which sums to ``total`` where there is one.
 
         Args:
             number: Of the chunk.
-            left_out: ``(rows, H)`` columns that are no negatives.
+            left_out: ``(H',)`` cells that are no negatives.
             total: Share of the target that is spread.
 
         Returns:
             ``(rows, n)``, proportional to ``1 / q``, and its sums, ``(rows, 1)``.
         """
         chunks = self._chunks
-        spread = self._buffers.spread[: left_out.shape[0]]
+        whole = self._buffers.spread[: chunks.sizes[number]]
+        spread = whole[:, : chunks.num]
         if chunks.log_q is None:
             spread.fill_(1)
         else:
             log_q = chunks.log_q if chunks.log_q.ndim == 1 else chunks.log_q[chunks.lines(number)]
             kept = log_q if chunks.kept is None else log_q[..., chunks.kept]
             spread.copy_((-kept).softmax(-1))
-        spread.scatter_(1, left_out, 0)
+        whole.view(-1).index_fill_(0, left_out, 0)
         sums = spread.sum(1, keepdim=True, dtype=chunks.scaled.dtype)
         spread.mul_(torch.where(sums > 0, total / sums, 0))
         return spread, torch.where(sums > 0, total, torch.zeros_like(sums))
@@ -333,7 +360,9 @@ class _Part:
     def dots(self, spread: Tensor, logits: Tensor) -> Tensor:
         """Return the dot product of each row of one with that of the other: ``(rows, 1)``."""
         # A product of matrices, one a row, would take four times as long.
-        products = torch.mul(spread, logits, out=self._buffers.products[: spread.shape[0]])
+        products = torch.mul(
+            spread, logits, out=self._buffers.products[: spread.shape[0], : spread.shape[1]]
+        )
         return products.sum(1, keepdim=True, dtype=self._chunks.scaled.dtype)
 
     def add_gradients(self, number: int, slopes: Tensor, factors: Tensor) -> None:
@@ -341,7 +370,7 @@ class _Part:
 
         Args:
             number: Of the chunk.
-            slopes: ``(rows, n)`` derivatives of the loss by the logits.
+            slopes: ``(rows, width)`` derivatives of the loss by the logits, 0 beyond the columns.
             factors: ``(rows, 1)`` which they still lack.
         """
         chunks = self._chunks
