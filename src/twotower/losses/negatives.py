@@ -362,12 +362,14 @@ def distinct_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     if num_rows > 8 * rows.numel():  # a table of them all would take longer than sorting these
         distinct, places = torch.unique(rows, return_inverse=True)
         return distinct, places
-    is_there = torch.zeros(num_rows, dtype=torch.bool, device=rows.device)
-    is_there[rows.flatten()] = True
+    flat = rows.flatten()
+    is_there = torch.zeros(num_rows, dtype=torch.bool, device=rows.device).index_fill_(
+        0, flat, value=True
+    )
     distinct = is_there.nonzero().squeeze(1)
     place_of = torch.empty(num_rows, dtype=torch.int64, device=rows.device)
-    place_of[distinct] = torch.arange(len(distinct), device=rows.device)
-    return distinct, place_of[rows]
+    place_of.scatter_(0, distinct, torch.arange(len(distinct), device=rows.device))
+    return distinct, place_of.index_select(0, flat).view(rows.shape)
 
 
 def _check_catalogue(item_rows: Tensor) -> None:

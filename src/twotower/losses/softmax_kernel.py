@@ -91,7 +91,8 @@ class ChunkedSoftmax(torch.autograd.Function):
                         own_share *= 1 - spread_sum
                         loss -= part.dots(spread, logits)
                     chunks.exponentiate(whole, left_out, own_logit, shift)
-                    torch.sum(logits, 1, keepdim=True, dtype=total.dtype, out=total)
+                    # Adds in float32; to ask for a sum in float32 would copy the logits first.
+                    total.copy_(logits.sum(1, keepdim=True))
                     if wants_grad:
                         factors = weight / (own_logit - shift).exp_().add_(total)
                         if label_smoothing:

@@ -32,7 +32,7 @@ from twotower.losses.frequencies import LogShares, StreamFrequency, log_frequenc
 from twotower.losses.from_settings import hidden_by, loss_of, ranks_before_labels, sampler_of
 from twotower.losses.loss_kinds import LOSSES
 from twotower.losses.model_negatives import HardNegatives, Memory
-from twotower.losses.negatives import BothSides
+from twotower.losses.negatives import BothSides, distinct_rows
 from twotower.losses.samplers import SAMPLERS
 from twotower.losses.softmax import SoftmaxLoss, SymmetricSoftmaxLoss
 from twotower.processes.job import here
@@ -171,7 +171,7 @@ class Objective:
         if part is None:
             return torch.zeros((), device=device)
         teacher = self.config.teacher
-        rows, places = torch.unique(on_device(part.item_rows, device).long(), return_inverse=True)
+        rows, places = distinct_rows(on_device(part.item_rows, device).long())
         reading = self.reader.read_lessons(part.batch, rows)
         with self._encoded(reading) as (queries, items):
             if self.counts is not None:

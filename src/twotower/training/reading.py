@@ -19,6 +19,7 @@ from twotower.features.encoders import FixedFeatures
 from twotower.histories import since_first
 from twotower.losses.candidates import Candidates, Pairs, Sampler
 from twotower.losses.frequencies import StreamFrequency
+from twotower.losses.negatives import distinct_rows
 from twotower.losses.samplers import SAMPLERS
 from twotower.processes.job import Job, here
 from twotower.processes.sharded_table import fetch_all, sharded_tables
@@ -173,7 +174,7 @@ class Reading:
         if model.history_reads_inputs:
             history = inputs.index_select(0, places.flatten())
         else:
-            distinct, found = torch.unique(places, return_inverse=True)
+            distinct, found = distinct_rows(places)
             read = model.history_inputs(self.encoding.features_of(distinct))
             history = read.index_select(0, found.flatten())
         history = history.view(*places.shape, -1)
@@ -274,7 +275,7 @@ class Reader:
             # reads something else than the item tower, its items are not encoded for it.
             shares = history_places is not None and model.history_reads_inputs
             needed = torch.cat([rows, known.flatten()]) if shares else rows
-            distinct, found = torch.unique(needed, return_inverse=True)
+            distinct, found = distinct_rows(needed)
             item_features = encoding.features_of(distinct)
             places = found[: len(rows)]
             if shares:
