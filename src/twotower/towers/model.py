@@ -6,12 +6,11 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from twotower.errors import ArgumentError, check_positive
 from twotower.features.encoders import FixedFeatures, SideEncoder
 from twotower.towers.history import HistoryEncoder, State
-from twotower.towers.layers import SinceLast
+from twotower.towers.layers import SinceLast, unit_length
 from twotower.towers.popularity import PopularityPrior
 from twotower.towers.question_time import Asked, QuestionTime
 from twotower.towers.spectral_part import SpectralPart
@@ -438,7 +437,7 @@ class TwoTower(nn.Module):
         )
 
     def _compared(self, vectors: Tensor) -> Tensor:
-        return F.normalize(vectors, dim=1) if self.similarity == "cosine" else vectors
+        return unit_length(vectors, self.training) if self.similarity == "cosine" else vectors
 
 
 def _features_read(tower: nn.Module) -> frozenset[str] | None:
