@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SHARE_OF_RARE = 0.1
 """What an event with a rare item adds of the vector of a query without events. So little changes no
 figure."""
-START_LENGTH = 0.5
+START_LENGTH = 0.25
 """Root mean square of the lengths of the vectors that a training starts from."""
 RIDGE = 0.01
 """Penalty of the regression that predicts an item's vector, as a share of the mean square of its inputs."""
