@@ -207,8 +207,7 @@ class Objective:
 
         num_items = len(next(iter(reading.item_features.values())))
         parts = in_pieces(reading.inputs, num_items)
-        num_candidates = num_items if reading.places is None else len(reading.places)
-        of_items = in_pieces(partial(reading.items, parts.vectors), num_candidates)
+        of_items = in_pieces(partial(reading.items, parts.vectors), len(reading.places))
         of_queries = in_pieces(
             partial(reading.queries, parts.vectors), len(reading.batch.query_rows)
         )

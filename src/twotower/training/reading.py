@@ -102,8 +102,7 @@ class Reading:
         pairs: The positives.
         candidates: ``N``, of which the stored ones are not encoded.
         item_features: Features of the ``U`` distinct items that the item tower reads.
-        places: ``(n,)`` int64 where the candidates that this process encodes are among them; None where
-            they are all of them in order.
+        places: ``(n,)`` int64 where the candidates that this process encodes are among them.
         query_features: Features of the ``B`` queries.
         known: ``(B, L)`` int64 item rows of the histories, or None.
         history_places: ``(B, L)`` int64 where these stand among the distinct items if a history reads what
@@ -124,7 +123,7 @@ class Reading:
     pairs: Pairs
     candidates: Candidates
     item_features: Mapping[str, Tensor]
-    places: Tensor | None
+    places: Tensor
     query_features: Mapping[str, Tensor]
     known: Tensor | None
     history_places: Tensor | None
@@ -163,11 +162,7 @@ class Reading:
 
     def items(self, inputs: Tensor, piece: slice) -> Tensor:
         """Return the vectors of a piece of the candidates: ``(n, dim)``."""
-        if self.places is not None:
-            inputs = inputs.index_select(0, self.places[piece])
-        elif piece != slice(None):
-            inputs = inputs[piece]
-        return self.encoding.model.item_outputs(inputs)
+        return self.encoding.model.item_outputs(inputs.index_select(0, self.places[piece]))
 
     def queries(self, inputs: Tensor, piece: slice) -> Tensor:
         """Return the vectors of a piece of the queries: ``(n, dim)``."""
@@ -273,21 +268,18 @@ class Reader:
         if history is not None and not isinstance(batch, SetBatch):
             asked = self._asked(batch, history, moments)
         of_events = self._of_events(event_rows)
-        item_features = encoding.item_features
-        places: Tensor | None = rows
+        item_features, places = encoding.item_features, rows
         history_places = known if model.reads_history else None
         if not is_whole:
             # Each item is encoded once, whether it is a candidate, in a history or both. Where a history
             # reads something else than the item tower, its items are not encoded for it.
             shares = history_places is not None and model.history_reads_inputs
-            if shares:
-                distinct, found = distinct_rows(torch.cat([rows, known.flatten()]))
-                places, history_places = found[: len(rows)], found[len(rows) :].view(known.shape)
-            elif bool((rows[1:] > rows[:-1]).all()):
-                distinct, places = rows, None
-            else:
-                distinct, places = distinct_rows(rows)
+            needed = torch.cat([rows, known.flatten()]) if shares else rows
+            distinct, found = distinct_rows(needed)
             item_features = encoding.features_of(distinct)
+            places = found[: len(rows)]
+            if shares:
+                history_places = found[len(rows) :].view(known.shape)
         return Reading(
             encoding,
             cut,
