@@ -56,6 +56,7 @@ def test_nothing_of_size_batch_by_candidates_is_allocated(
         )
         torch.autograd.grad(loss, (queries, items))
     assert 0 < largest.numel < 6_000 * 2_000 / 10
+    assert largest.numel <= 512 * padded_width(2_000)  # a chunk, however large the batch
 
 
 class Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -80,6 +81,17 @@ def test_batches_of_many_numbers_of_candidates_have_few_shapes() -> None:
             loss = softmax_loss(queries, items, torch.arange(16), precision=torch.bfloat16)
             torch.autograd.grad(loss, (queries, items))
     assert len(shapes.seen) == 2 * 3  # widths of 832 and 864, each of three products
+
+
+@pytest.mark.parametrize("place", [-1, 40, 63, 64, 1_000])  # 40 candidates have a width of 64
+@pytest.mark.parametrize("as_function", [False, True])
+def test_a_hidden_place_beyond_the_candidates_is_refused(place: int, as_function: bool) -> None:
+    queries, items = vectors(4, 40)
+    hidden = torch.tensor([[0], [1], [place], [3]])
+    given = hidden.__getitem__ if as_function else hidden
+    message = rf"^hidden must hold places among the 40 candidates, 0 to 39, got {place}; let"
+    with pytest.raises(ValueError, match=message):
+        softmax_loss(queries, items, torch.arange(4), hidden=given)
 
 
 def test_widths_waste_little() -> None:

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from twotower.errors import ArgumentError
 from twotower.workers import of_each, slices
 
-# Queries a chunk on a CPU: with fewer the products are slow, more leave the cache (measured at N = 500
-# to 65,000, d = 64, in both precisions). Beyond 45,000 candidates the products would suffer from fewer.
+# Queries a chunk on a CPU: with fewer the products are slow, with more the logits leave the cache
+# (measured at N = 500 to 65,000, d = 64, in both precisions).
 CPU_CHUNK_ROWS, CPU_CHUNK_LOGITS, CPU_LEAST_ROWS = 512, 11 * 2**18, 64
 # Parts of a batch that threads may compute side by side, each with sums of its own for the items'
 # gradients: at most so many, so many numbers in all of their sums (64 MB), and so many queries at least.
@@ -91,7 +92,8 @@ class ChunkedSoftmax(torch.autograd.Function):
                         own_share *= 1 - spread_sum
                         loss -= part.dots(spread, logits)
                     chunks.exponentiate(whole, left_out, own_logit, shift)
-                    # Adds in float32; to ask for a sum in float32 would copy the logits first.
+                    # Numbers in half precision are added in float32. A sum with ``dtype`` would copy
+                    # them first.
                     total.copy_(logits.sum(1, keepdim=True))
                     if wants_grad:
                         factors = weight / (own_logit - shift).exp_().add_(total)
@@ -161,7 +163,7 @@ class _Chunks:
             num = len(self.kept)
         self.num = num
         width = padded_width(num)
-        # What is beyond the columns are zeros, so the products are right without being cut.
+        # Beyond the columns there are zeros, which add nothing to a product.
         self.negatives = items.new_zeros((width, dim), dtype=precision)
         self.negatives[:num] = items if self.kept is None else items[self.kept]
         is_shared = self.log_q is not None and self.log_q.ndim == 1
@@ -210,15 +212,30 @@ class _Chunks:
     def left_out(
         self, number: int, targets: Tensor, hidden: Callable[[slice], Tensor] | None
     ) -> Tensor:
-        """Return what is no negative in a chunk, from places: the cells' numbers, row by row."""
+        """Return the cells of a chunk that are no negatives.
+
+        Args:
+            number: Of the chunk.
+            targets: ``(rows, 1)`` int64 places of the own items.
+            hidden: Returns the places that are hidden in a slice of the batch, ``(rows, H)``; or None.
+
+        Returns:
+            Int64 numbers of the cells of ``(rows, width)``, counted row by row, in one dimension.
+
+        Raises:
+            ValueError: A hidden place is not among the candidates; on a CPU alone, since elsewhere to look
+                would be to wait.
+        """
         if hidden is not None:
-            targets = torch.cat([targets, hidden(self.lines(number))], dim=1)
+            places = hidden(self.lines(number))
+            _check_places(places, len(self._items))
+            targets = torch.cat([targets, places], dim=1)
         if self.kept is not None:
             nobodys = targets.new_full((len(targets), 1), len(self.kept) - 1)
             targets = torch.cat([self._column_of[targets], nobodys], dim=1)
         width = self.right.shape[1]
         starts = torch.arange(0, len(targets) * width, width, device=targets.device)
-        # To fill numbered cells takes no time. ``scatter_`` copies the whole of a half precision tensor.
+        # ``index_fill_`` writes these cells alone; ``scatter_`` would copy all logits in half precision.
         return (targets + starts[:, None]).flatten()
 
     def exponentiate(self, whole: Tensor, left_out: Tensor, own: Tensor, shift: Tensor) -> None:
@@ -226,7 +243,7 @@ class _Chunks:
 
         Args:
             whole: ``(rows, width)`` logits, changed in place.
-            left_out: ``(H',)`` cells that become 0.
+            left_out: Numbers of the cells that become 0.
             own: ``(rows, 1)`` logits of the own items.
             shift: ``(rows, 1)`` of 0, which becomes the greatest logit where one could overflow.
         """
@@ -272,6 +289,18 @@ class _Chunks:
     def lines(self, number: int) -> slice:
         """Return which queries a chunk has."""
         return slice(number * self.rows, (number + 1) * self.rows)
+
+
+def _check_places(places: Tensor, num: int) -> None:
+    if places.device.type != "cpu" or not places.numel():
+        return
+    least, greatest = (int(place) for place in places.aminmax())
+    if least < 0 or greatest >= num:
+        wrong = least if least < 0 else greatest
+        raise ArgumentError(
+            f"hidden must hold places among the {num} candidates, 0 to {num - 1}, got {wrong}; let a query "
+            "with fewer repeat the place of its own item."
+        )
 
 
 class _Buffers:
@@ -338,7 +367,7 @@ class _Part:
 
         Args:
             number: Of the chunk.
-            left_out: ``(H',)`` cells that are no negatives.
+            left_out: Numbers of the cells that are no negatives.
             total: Share of the target that is spread.
 
         Returns:
