@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from twotower.towers.event_vectors import GivenVectors
 from twotower.towers.history import HistoryEncoder, PooledHistory
 from twotower.towers.layers import NUM_GAPS, SinceLast, gap_rows
 from twotower.towers.model import QueryTower, TwoTower
@@ -97,7 +98,7 @@ def test_a_marked_history_is_read_as_one_of_longer_vectors(encoder: HistoryEncod
     since, vectors = awake(), torch.randn(2, 4, 3)
     mask = torch.tensor([[False, True, True, True], [True, True, True, True]])
     times = torch.tensor([[0.0, 0.0, 7.0, 9.0], [0.0, 50.0, 50.0, 1e6]])
-    read = encoder.last_of_marked(vectors, mask, times, since(mask, times))
+    read = encoder.last_of_parts((GivenVectors(vectors), since(mask, times)), mask, times)
     added = encoder(vectors + since(mask, times).vectors(), mask, times)[:, -1]
     assert torch.allclose(read, added, atol=1e-5)
     found = torch.autograd.grad(read.sum(), since.table.weight, retain_graph=True)[0]

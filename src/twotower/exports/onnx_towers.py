@@ -16,9 +16,10 @@ from twotower.errors import ExportError
 from twotower.features.encoders import SideEncoder, TagsEncoder, TextEncoder, TunedEncoder
 from twotower.features.windows import SCALE, WINDOW, WindowsEncoder
 from twotower.registry import resolved
+from twotower.towers.event_vectors import RowVectors
 from twotower.towers.history import HistoryEncoder, Recurrent
 from twotower.towers.history_encoders import HISTORY_ENCODERS
-from twotower.towers.layers import NUM_GAPS, Marks, SinceLast
+from twotower.towers.layers import NUM_GAPS, SinceLast
 from twotower.towers.model import QueryTower, TwoTower
 from twotower.towers.question_time import DAY_HOURS, Asked, QuestionTime, asked_at
 from twotower.towers.transformer import Transformer
@@ -267,12 +268,12 @@ class _Since(nn.Module):
         self.table = since.table
         self.bounds = nn.Buffer(2.0 ** torch.arange(1, NUM_GAPS, dtype=torch.float64))
 
-    def forward(self, mask: Tensor, times: Tensor) -> Marks:
+    def forward(self, mask: Tensor, times: Tensor) -> RowVectors:
         gaps = times[:, 1:] - times[:, :-1]
         rows = (1 + gaps[:, :, None] >= self.bounds).sum(dim=2)
         is_read = mask[:, 1:] & mask[:, :-1] & ~gaps.isnan()
         rows = F.pad(torch.where(is_read, rows, NUM_GAPS), (1, 0), value=NUM_GAPS)
-        return Marks(rows, F.pad(self.table.weight, (0, 0, 0, 1)))
+        return RowVectors(rows, F.pad(self.table.weight, (0, 0, 0, 1)))
 
 
 class _QuestionTime(nn.Module):

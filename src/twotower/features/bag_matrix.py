@@ -1,15 +1,20 @@
-"""Bags of embeddings that stay the same in every step, as a sparse matrix."""
+"""Bags of embeddings that stay the same in every step."""
 
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from twotower.row_sums import by_row, row_sums
 from twotower.vocab import PADDING_ROW
+
+_Parts: TypeAlias = tuple[Tensor, Tensor, Tensor]
+"""What is read, where each sum begins in it, and the weights: as ``row_sums`` takes them."""
 
 
 class BagMatrix:
-    """Weighted sums of rows of a table, the same ones in every step: a product with a sparse matrix.
+    """Weighted sums of rows of a table, the same ones in every step.
 
     An embedding bag sorts its rows in each backward pass, which takes several times as long as the sums. Of
     bags that stay as they are, the transposed matrix is made once. It is for a CPU.
@@ -21,17 +26,18 @@ class BagMatrix:
     """
 
     def __init__(self, rows: Tensor, weights: Tensor, num_rows: int) -> None:
-        from scipy import sparse  # here, since its import takes a while and few models need it
-
         is_read = (rows != PADDING_ROW) & (weights != 0)
-        ends = torch.cat([torch.zeros(1, dtype=torch.int64), is_read.sum(dim=1).cumsum(0)])
-        parts = (weights[is_read].numpy(), rows[is_read].int().numpy(), ends.int().numpy())
-        self._matrix = sparse.csr_array(parts, shape=(len(rows), num_rows))
-        self._transposed = self._matrix.T.tocsr()
+        nums = is_read.sum(dim=1)
+        starts = torch.cat([nums.new_zeros(1), nums.cumsum(0)])
+        read, weights = rows[is_read].long(), weights[is_read]
+        order, starts_of_rows = by_row(read, num_rows)
+        bags = torch.arange(len(rows)).repeat_interleave(nums)
+        self._matrix = (read, starts, weights)
+        self._transposed = (bags[order], starts_of_rows, weights[order])
 
     def __len__(self) -> int:
         """Number of bags."""
-        return int(self._matrix.shape[0])
+        return len(self._matrix[1]) - 1
 
     def times(self, table: Tensor) -> Tensor:
         """Map a table, ``(num_rows, dim)``, to the sums, ``(n, dim)``."""
@@ -40,10 +46,11 @@ class BagMatrix:
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, table: Tensor, matrix: Any, transposed: Any) -> Tensor:
+    def forward(ctx: Any, table: Tensor, matrix: _Parts, transposed: _Parts) -> Tensor:
         ctx.transposed = transposed
-        return torch.from_numpy(matrix @ table.detach().numpy())
+        return row_sums(table, *matrix)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return torch.from_numpy(ctx.transposed @ gradient.numpy()), None, None
+        return row_sums(gradient.contiguous(), *ctx.transposed), None, None

@@ -163,14 +163,14 @@ class _Chunks:
             num = len(self.kept)
         self.num = num
         width = padded_width(num)
-        # Beyond the columns there are zeros, which add nothing to a product.
-        self.negatives = items.new_zeros((width, dim), dtype=precision)
-        self.negatives[:num] = items if self.kept is None else items[self.kept]
         is_shared = self.log_q is not None and self.log_q.ndim == 1
         left = queries.new_empty((batch, dim + is_shared))
-        self.right = items.new_zeros((dim + is_shared, width), dtype=precision)
         scaled = torch.div(queries, temperature, out=left[:, :dim])
-        self.right[:dim] = self.negatives.T
+        # Beyond the columns there are zeros, which add nothing to a product.
+        read = items.new_zeros((width, dim + is_shared), dtype=precision)
+        self.negatives = read[:, :dim]
+        self.negatives[:num] = items if self.kept is None else items[self.kept]
+        self.right = read.T
         self._offset: float | Tensor = 0.0
         span: float | Tensor = 0.0
         if self.log_q is not None and is_shared:
@@ -179,7 +179,7 @@ class _Chunks:
             self._offset, span = (least + greatest) / 2, (greatest - least) / 2
             left[:, dim] = 1
             shared = self.log_q if self.kept is None else self.log_q[self.kept]
-            self.right[dim, :num] = self._offset - shared
+            read[:num, dim] = self._offset - shared
         is_cpu = queries.device.type == "cpu"
         rows = DEVICE_CHUNK_LOGITS // width
         self._is_bounded = False
@@ -273,12 +273,10 @@ class _Chunks:
         sums, *others = (cast("Tensor", part.item_grads) for part in parts)
         for each in others:
             sums += each
-        of_negatives = sums[:, : self.num].T
-        if self.kept is None:
-            item_grads = of_negatives.contiguous()
-        else:
-            item_grads = torch.zeros_like(self._items)
-            item_grads.index_add_(0, self.kept, of_negatives)
+        item_grads = sums[: self.num]
+        if self.kept is not None:
+            of_kept, item_grads = item_grads, torch.zeros_like(self._items)
+            item_grads.index_add_(0, self.kept, of_kept)
         if item_factors is not None:
             item_grads *= item_factors[:, None]
         vectors = self._items.index_select(0, targets[:, 0])
@@ -333,7 +331,7 @@ class _Part:
         self._chunks = chunks
         self._buffers: _Buffers
         self.item_grads: Tensor | None = None
-        """``(d, width)``, transposed: the quicker product."""
+        """``(width, d)``."""
 
     def __enter__(self) -> None:
         """Take buffers that another part has left, or new ones."""
@@ -404,7 +402,7 @@ class _Part:
             factors: ``(rows, 1)`` which they still lack.
         """
         chunks = self._chunks
-        scaled = (chunks.scaled_parts[number] * factors).T
+        scaled = chunks.scaled_parts[number] * factors
         query_grads = chunks.query_grad_parts[number]
         if slopes.dtype == scaled.dtype:
             torch.mm(slopes, chunks.negatives, out=query_grads)
@@ -412,9 +410,9 @@ class _Part:
             query_grads.copy_(torch.mm(slopes, chunks.negatives))
             scaled = scaled.to(slopes.dtype)
         if self.item_grads is None:
-            self.item_grads = torch.mm(scaled, slopes).to(query_grads.dtype)
+            self.item_grads = torch.mm(slopes.T, scaled).to(query_grads.dtype)
         elif scaled.dtype == self.item_grads.dtype:
-            self.item_grads.addmm_(scaled, slopes)
+            self.item_grads.addmm_(slopes.T, scaled)
         else:
-            self.item_grads += torch.mm(scaled, slopes)
+            self.item_grads += torch.mm(slopes.T, scaled)
         query_grads.mul_(factors)

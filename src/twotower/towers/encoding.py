@@ -19,6 +19,7 @@ from twotower.features.transforms import SideTransforms
 from twotower.histories import Histories, last_windows, since_first
 from twotower.processes.job import here
 from twotower.processes.sharded_table import fetch_all, sharded_tables
+from twotower.towers.event_vectors import EventVectors, GivenVectors, RowVectors
 from twotower.towers.history import State
 from twotower.towers.model import TwoTower
 from twotower.towers.question_time import Asked, asked_at
@@ -195,15 +196,14 @@ class Encoding:
         rows, times = windows.rows, windows.times
         rows_read, found = np.unique(rows, return_inverse=True)
         inputs = self.model.history_inputs(self.features_of(self._moved(rows_read)))
-        vectors = inputs[self._moved(found.reshape(rows.shape))]
+        events: EventVectors = RowVectors(self._moved(found.reshape(rows.shape)), inputs)
         if self.event_features is not None:
             event_rows = windows.event_rows
             if event_rows is None:  # histories of bare items
                 event_rows = np.where(rows == PADDING_ROW, PADDING_ROW, UNKNOWN_ROW)
             places = self._moved(event_rows)
-            vectors = self.model.event_inputs(
-                vectors, {name: values[places] for name, values in self.event_features.items()}
-            )
+            of_events = {name: values[places] for name, values in self.event_features.items()}
+            events = GivenVectors(self.model.event_inputs(events.vectors(), of_events))
         mask = torch.from_numpy(rows != PADDING_ROW).to(self.device)
         moments = None if times is None else to_moments(since_first(times, rows), self.device)
         asked = None
@@ -211,7 +211,7 @@ class Encoding:
             last = None if times is None else torch.from_numpy(times[:, -1])
             has_event = torch.from_numpy(rows[:, -1] != PADDING_ROW)
             asked = asked_at(torch.from_numpy(histories.asked), last, has_event).to(self.device)
-        return self.model.encode_queries(features, vectors, mask, moments, asked=asked)
+        return self.model.encode_queries(features, events, mask, moments, asked=asked)
 
     def _moved(self, rows: npt.NDArray[np.integer]) -> Tensor:
         return torch.from_numpy(rows.astype(np.int64)).to(self.device)

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from twotower.errors import ArgumentError
-from twotower.towers.layers import Marks, dropout
+from twotower.towers.event_vectors import EventVectors, GivenVectors, total, total_summed
+from twotower.towers.layers import dropout
 
 State: TypeAlias = tuple[Tensor, ...]
 """What an encoder keeps of ``B`` histories of equal length to go on from."""
@@ -53,11 +54,11 @@ class HistoryEncoder(nn.Module):
         """Return ``forward(...)[:, -1]``, ``(B, d)``; to be overridden where that can be had for less."""
         return cast("Tensor", self(item_vectors, mask, times))[:, -1]
 
-    def last_of_marked(
-        self, item_vectors: Tensor, mask: Tensor, times: Tensor | None, marks: Marks
+    def last_of_parts(
+        self, parts: tuple[EventVectors, ...], mask: Tensor, times: Tensor | None = None
     ) -> Tensor:
-        """Return ``last`` of vectors with marks added to them; to be overridden as ``last`` is."""
-        return self.last(item_vectors + marks.vectors(), mask, times)
+        """Return ``last`` of the sums of parts; to be overridden where the sums are not needed."""
+        return self.last(total(parts), mask, times)
 
     @abstractmethod
     def step(
@@ -99,7 +100,17 @@ class DecayedMean(HistoryEncoder):
 
     def last(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Return the decayed mean of all events: ``(B, d)``."""
-        return (self.weights(mask, item_vectors.dtype, last_only=True) @ item_vectors).squeeze(1)
+        return self.last_of_parts((GivenVectors(item_vectors),), mask)
+
+    def last_of_parts(
+        self,
+        parts: tuple[EventVectors, ...],
+        mask: Tensor,
+        times: Tensor | None = None,  # noqa: ARG002
+    ) -> Tensor:
+        """Return the same of the sums of parts, which are averaged by themselves: that is linear."""
+        weights = self.weights(mask, parts[0].dtype, last_only=True)
+        return total_summed(parts, weights).squeeze(1)
 
     def step(
         self,
@@ -163,10 +174,12 @@ class Bag(DecayedMean):
         is_empty = mask.cumsum(dim=1) == 0
         return super().forward(item_vectors, mask, times) + is_empty[:, :, None] * self.start
 
-    def last(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:
+    def last_of_parts(
+        self, parts: tuple[EventVectors, ...], mask: Tensor, times: Tensor | None = None
+    ) -> Tensor:
         """Return the mean of all events, or the vector of none: ``(B, d)``."""
         is_empty = ~mask.any(dim=1, keepdim=True)
-        return super().last(item_vectors, mask, times) + is_empty * self.start
+        return super().last_of_parts(parts, mask, times) + is_empty * self.start
 
 
 HALF_LIVES = (math.inf, 20.0, 5.0, 1.5, 0.01)
@@ -203,22 +216,17 @@ class PooledHistory(HistoryEncoder):
 
     def last(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Return the mix at the last position, ``(B, d)``, reading the item vectors once."""
-        return self._mixed(self._last_weights(mask, item_vectors.dtype) @ item_vectors)
+        return self.last_of_parts((GivenVectors(item_vectors),), mask)
 
-    def last_of_marked(
+    def last_of_parts(
         self,
-        item_vectors: Tensor,
+        parts: tuple[EventVectors, ...],
         mask: Tensor,
-        times: Tensor | None,  # noqa: ARG002
-        marks: Marks,
+        times: Tensor | None = None,  # noqa: ARG002
     ) -> Tensor:
-        """Return the same of vectors with marks added, which are pooled by themselves: that is linear."""
-        weights = self._last_weights(mask, item_vectors.dtype)
-        return self._mixed(weights @ item_vectors + marks.summed(weights))
-
-    def _last_weights(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return each event's weight in each pool, seen from the last position: ``(B, pools, L)``."""
-        return self._weights(mask, dtype, last_only=True)[:, 0]
+        """Return the same of the sums of parts, which are pooled by themselves: that is linear."""
+        weights = self._weights(mask, parts[0].dtype, last_only=True)[:, 0]
+        return self._mixed(total_summed(parts, weights))
 
     def _weights(self, mask: Tensor, dtype: torch.dtype, *, last_only: bool = False) -> Tensor:
         """Return each event's weight in each pool, seen from each position: ``(B, L, pools, L)``."""

@@ -1,7 +1,6 @@
 """Layers of the towers: dropout, unit lengths, MLPs on top of the features, the time between events."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, cast
 
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 
 from twotower.draws import generator, uniform
 from twotower.errors import ArgumentError
+from twotower.towers.event_vectors import RowVectors
 
 _STEPS = 256
 """A byte is one of so many values: the finest step of a probability."""
@@ -199,34 +199,6 @@ def gap_rows(seconds: Tensor) -> Tensor:
     return torch.log2(1 + seconds.clamp(min=0)).long().clamp(max=NUM_GAPS - 1)
 
 
-@dataclass(frozen=True, eq=False)
-class Marks:
-    """Vectors that are added to those of events, each one of a few.
-
-    Args:
-        rows: ``(B, L)`` int64 which of them each event gets.
-        table: ``(R, dim)``.
-    """
-
-    rows: Tensor
-    table: Tensor
-
-    def vectors(self) -> Tensor:
-        """Return the vector of each event: ``(B, L, dim)``."""
-        return F.embedding(self.rows, self.table)
-
-    def summed(self, weights: Tensor) -> Tensor:
-        """Return weighted sums over the events, without a vector for each: ``(B, P, dim)``.
-
-        Args:
-            weights: ``(B, P, L)`` of each event in each of ``P`` sums.
-        """
-        num, sums, _ = weights.shape
-        of_rows = weights.new_zeros(num, sums, len(self.table))
-        places = self.rows[:, None, :].expand(-1, sums, -1)
-        return of_rows.scatter_add(2, places, weights) @ self.table
-
-
 class SinceLast(nn.Module):
     """A vector for the time since the event before: whether an event goes on, or begins anew.
 
@@ -244,7 +216,7 @@ class SinceLast(nn.Module):
         self.table = nn.Embedding(NUM_GAPS, dim)
         nn.init.zeros_(self.table.weight)
 
-    def forward(self, mask: Tensor, times: Tensor) -> Marks:
+    def forward(self, mask: Tensor, times: Tensor) -> RowVectors:
         """Return what ``(B, L)`` masks and seconds add to the events of windows."""
         before = F.pad(mask[:, :-1], (1, 0))
         gaps = F.pad(times.diff(dim=1), (1, 0))
@@ -252,7 +224,7 @@ class SinceLast(nn.Module):
         if self.training and self.dropout > 0:
             is_read &= uniform(len(mask), 1, device=mask.device) >= self.dropout
         rows = torch.where(is_read, gap_rows(gaps), NUM_GAPS)
-        return Marks(rows, F.pad(self.table.weight, (0, 0, 0, 1)))
+        return RowVectors(rows, F.pad(self.table.weight, (0, 0, 0, 1)))
 
     def step(self, times: Tensor, before: Tensor) -> Tensor:
         """Map the ``(B,)`` seconds of events and of those before them to ``(B, dim)``."""

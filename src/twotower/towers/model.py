@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from twotower.errors import ArgumentError, check_positive
 from twotower.features.encoders import FixedFeatures, SideEncoder
+from twotower.towers.event_vectors import EventVectors, GivenVectors, RowVectors, total, vectors_of
 from twotower.towers.history import HistoryEncoder, State
 from twotower.towers.layers import SinceLast, unit_length
 from twotower.towers.popularity import PopularityPrior
@@ -94,8 +95,8 @@ class QueryTower(nn.Module):
 
         Args:
             features: One tensor a feature, ``B`` lines each.
-            item_vectors: ``(B, L, dim)`` of the history, right-aligned; ignored without a history
-                encoder.
+            item_vectors: ``(B, L, dim)`` of the history, right-aligned, or ``RowVectors`` of them; ignored
+                without a history encoder.
             mask: ``(B, L)`` bool.
             times: ``(B, L)`` seconds, or None.
             wanted: ``(B, L)`` bool positions, each read as if the history ended there; None wants the
@@ -104,21 +105,17 @@ class QueryTower(nn.Module):
                 where that is not known.
         """
         owners = None if wanted is None else wanted.nonzero()[:, 0]
-        marks = None
+        parts: tuple[EventVectors, ...] = (vectors_of(item_vectors),)
         if self.since is not None and times is not None:
-            marks = self.since(mask, times)
+            parts = (*parts, cast("RowVectors", self.since(mask, times)))
         num = mask.shape[0] if owners is None else owners.shape[0]
         if self.history is None:
             width = self.dim if self.encoder is None else self.encoder.dim
             read = torch.zeros(num, width, device=mask.device)
-        elif wanted is None and marks is not None:
-            read = self.history.last_of_marked(item_vectors, mask, times, marks)
         elif wanted is None:
-            read = self.history.last(item_vectors, mask, times)
+            read = self.history.last_of_parts(parts, mask, times)
         else:
-            if marks is not None:
-                item_vectors = item_vectors + marks.vectors()
-            read = self.history(item_vectors, mask, times)[wanted]
+            read = self.history(total(parts), mask, times)[wanted]
             asked = None if asked is None else asked[wanted]
         return self.output(features, read, owners, asked)
 
@@ -332,7 +329,7 @@ class TwoTower(nn.Module):
     def encode_queries(
         self,
         features: Features,
-        item_vectors: Tensor | None = None,
+        item_vectors: Tensor | EventVectors | None = None,
         mask: Tensor | None = None,
         times: Tensor | None = None,
         wanted: Tensor | None = None,
@@ -354,7 +351,7 @@ class TwoTower(nn.Module):
                 mask = torch.zeros(num, 1, dtype=torch.bool, device=device)
                 width = 0 if self.spectral is None else self.spectral.width
                 item_vectors = torch.zeros(num, 1, self.query_tower.dim + width, device=device)
-            own, others = self._split(item_vectors)
+            own, others = self._split_events(vectors_of(item_vectors))
             vectors = self.query_tower(features, own, mask, times, wanted, asked)
             vectors = self._asking(vectors, mask.any(dim=1) if wanted is None else mask[wanted])
             if self.spectral is None or others is None:
@@ -394,6 +391,16 @@ class TwoTower(nn.Module):
     def _split(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return what the query tower reads of ``history_inputs``, and what the closed form reads."""
         return (inputs, None) if self.spectral is None else self.spectral.split(inputs)
+
+    def _split_events(self, events: EventVectors) -> tuple[EventVectors, EventVectors | None]:
+        """Return the same of the events of histories."""
+        if self.spectral is None:
+            return events, None
+        if isinstance(events, RowVectors):
+            own, others = self.spectral.split(events.table)
+            return RowVectors(events.rows, own), RowVectors(events.rows, others)
+        own, others = self.spectral.split(events.vectors())
+        return GivenVectors(own), GivenVectors(others)
 
     def step_queries(
         self,

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from twotower.towers.event_vectors import EventVectors
 from twotower.towers.history import Bag, State
 from twotower.vocab import UNKNOWN_ROW
 
@@ -49,7 +50,7 @@ class SpectralPart(nn.Module):
         return inputs[..., : -self.width], inputs[..., -self.width :]
 
     def of_queries(
-        self, vectors: Tensor, events: Tensor, mask: Tensor, wanted: Tensor | None = None
+        self, vectors: Tensor, events: EventVectors, mask: Tensor, wanted: Tensor | None = None
     ) -> Tensor:
         """Return vectors of queries with theirs in closed form: ``(n, dim + width)``.
 
@@ -59,7 +60,10 @@ class SpectralPart(nn.Module):
             mask: ``(B, L)`` bool.
             wanted: ``(B, L)`` bool positions; None wants the last of each.
         """
-        read = self.bag.last(events, mask) if wanted is None else self.bag(events, mask)[wanted]
+        if wanted is None:
+            read = self.bag.last_of_parts((events,), mask)
+        else:
+            read = self.bag(events.vectors(), mask)[wanted]
         return torch.cat([vectors, read], dim=1)
 
     def step(self, vectors: Tensor, events: Tensor, state: State | None) -> tuple[Tensor, State]:

@@ -24,6 +24,7 @@ from twotower.losses.samplers import SAMPLERS
 from twotower.processes.job import Job, here
 from twotower.processes.sharded_table import fetch_all, sharded_tables
 from twotower.towers.encoding import Encoding, to_moments
+from twotower.towers.event_vectors import EventVectors, GivenVectors, RowVectors
 from twotower.towers.question_time import Asked, asked_at
 from twotower.vocab import FIRST_ROW, PADDING_ROW, UNKNOWN_ROW
 
@@ -172,15 +173,14 @@ class Reading:
             return model.encode_queries(features)
         places = self.history_places[piece]
         if model.history_reads_inputs:
-            history = inputs.index_select(0, places.flatten())
+            history: EventVectors = RowVectors(places, inputs)
         else:
             distinct, found = distinct_rows(places)
             read = model.history_inputs(self.encoding.features_of(distinct))
-            history = read.index_select(0, found.flatten())
-        history = history.view(*places.shape, -1)
+            history = RowVectors(found.view(places.shape), read)
         if self.of_events is not None:
             events = {name: values[piece] for name, values in self.of_events.items()}
-            history = model.event_inputs(history, events)
+            history = GivenVectors(model.event_inputs(history.vectors(), events))
         times = None if self.times is None else self.times[piece]
         wanted = None if self.wanted is None else self.wanted[piece]
         mask = self.known[piece] >= FIRST_ROW
