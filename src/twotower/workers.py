@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import pairwise
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 
@@ -74,6 +74,18 @@ def of_each(function: Callable[[Part], T], parts: Sequence[Part]) -> list[T]:
             return function(part)
 
     return list(pool.map(compute, parts))
+
+
+def beside(one: Callable[[], T], other: Callable[[], Part]) -> tuple[T, Part]:
+    """Return what two functions return, which ``of_each`` computes side by side.
+
+    Args:
+        one: Must not change what the other reads.
+        other: Likewise.
+    """
+    parts: tuple[Callable[[], object], ...] = (one, other)
+    first, second = of_each(lambda part: part(), parts)
+    return cast("T", first), cast("Part", second)
 
 
 def slices(num: int, most: int, least: int) -> list[slice]:

@@ -1,5 +1,7 @@
 """Weighted sums over the events of histories, with and without a vector for each event."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -84,3 +86,22 @@ def test_a_history_is_read_alike_by_rows_and_by_vectors(encoder: HistoryEncoder)
 def test_sums_of_parts_are_added() -> None:
     parts = (GivenVectors(torch.ones(1, 2, 1)), GivenVectors(torch.full((1, 2, 1), 10.0)))
     assert total_summed(parts, torch.tensor([[[1.0, 2.0]]])).tolist() == [[[33.0]]]
+
+
+class Doubled(PooledHistory):
+    def last(self, *given: Any, **named: Any) -> torch.Tensor:
+        return 2 * super().last(*given, **named)
+
+
+def test_who_overrides_last_alone_is_asked_through_it() -> None:
+    encoder, mask = Doubled(3, 0.0), torch.ones(2, 4, dtype=torch.bool)
+    parts = (RowVectors(torch.randint(50, (2, 4)), torch.randn(50, 3)),)
+    expected = 2 * PooledHistory.last_of_parts(encoder, parts, mask)
+    assert torch.allclose(encoder.last_of_parts(parts, mask), expected, atol=1e-6)
+
+
+def test_no_history_at_all_has_no_vectors() -> None:
+    table = torch.randn(50, 3)
+    assert RowVectors(torch.zeros(0, 4, dtype=torch.int64), table).vectors().shape == (0, 4, 3)
+    empty = RowVectors(torch.zeros(0, 1, dtype=torch.int64), table)
+    assert empty.summed(torch.zeros(0, 5, 1)).shape == (0, 5, 3)

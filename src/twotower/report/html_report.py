@@ -1,6 +1,7 @@
 """The report: one HTML file about a model, the verdict first."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from twotower.report.wording import Say, metric_name, speaker, translated
 from twotower.serving.retriever import Bundle, Retriever
 from twotower.serving.titles import Titles, clean
 from twotower.vocab import FIRST_ROW
+from twotower.workers import beside
 
 _MAP = (860, 560)
 
@@ -70,66 +72,74 @@ def write_report(
     scores = None if dataset is None else model.test_scores(retriever, dataset)
     offered = slice(FIRST_ROW, None) if contents.offered is None else contents.offered
     sides = [contents.items] if private else [contents.queries, contents.items]
-    page = render(
-        "report.html",
-        language=language,
-        t=say,
-        name=clean(provenance.get("data", "")),
-        manifest=manifest,
-        headline=verdict.headline(reading, say),
-        deck=verdict.deck(reading, say),
-        keys=verdict.key_figures(reading, say),
-        update_lead=update.lead(reading.figures, say),
-        update_reasons=update.reasons(reading.figures, language),
-        update_table=update.table(reading.figures, say),
-        methods=methods.methods_chart(reading, say) if reading.methods else None,
-        methods_table=methods.methods_table(reading, say),
-        all_figures=methods.all_figures_table(reading, say),
-        baseline_settings=methods.baseline_settings(reading, say),
-        left_out=methods.left_out(reading, say, language),
-        curves=methods.curve_charts(reading, say),
-        worst=groups.worst_groups(slices, reading, say),
-        known=methods.known_events_chart(reading, say),
-        groups=groups.group_charts(slices, reading, say),
-        groups_table=groups.groups_table(slices, reading, say) if slices else None,
-        scores=None if scores is None else model.scores_chart(scores, say),
-        scores_above="" if scores is None else number(100 * scores.above, 1),
-        importance=model.importance_chart(losses, say),
-        events=None if dataset is None else profile.events_chart(dataset, say),
-        has_events=dataset is not None,
-        tail=profile.tail_chart(contents.popularity[offered], dataset, say),
-        columns=profile.column_profiles(sides, say),
-        training=training.training_charts(epochs, best, say),
-        time_chart=training.time_chart(provenance.get("seconds", {}), say),
-        training_lead=training.summary(
-            epochs,
-            best,
-            say,
-            among_labels=among_labels,
-            solver=contents.config.training.solver,
-        ),
-        learnt_shares=training.learnt_shares(contents, say),
-        decided=training.decided(contents.log, say),
-        decided_lead=say("decided", metric=metric_name(say, contents.config.training.metric)),
-        exposure=methods.exposure_charts(reading, say),
-        exposure_table=methods.exposure_table(reading, say),
-        map=_map(model.item_map(retriever, titles), contents.num_items, say),
-        dim=contents.item_vectors.shape[1],
-        examples=shown,
-        examples_title=say(title, count=len(shown)),
-        examples_named=say("examples_private" if private else "examples_ids"),
-        depth=examples.DEPTH,
-        findings=[finding.as_json(language) for finding in worst_first(findings)],
-        settings=training.settings_of(contents.config),
-        features=[
-            (feature, translated(feature.reason, language))
-            for side in (contents.queries, contents.items)
-            for feature in side.transforms.features
-        ],
-        provenance=training.provenance(retriever, manifest, say),
-        notes=[translated(note, language) for note in provenance.get("notes", ())],
-    )
-    write_page(Path(path), page)
+
+    def map_of_items() -> dict[str, Any] | None:
+        return _map(model.item_map(retriever, titles), contents.num_items, say)
+
+    def without_map() -> Callable[..., str]:
+        return partial(
+            render,
+            "report.html",
+            language=language,
+            t=say,
+            name=clean(provenance.get("data", "")),
+            manifest=manifest,
+            headline=verdict.headline(reading, say),
+            deck=verdict.deck(reading, say),
+            keys=verdict.key_figures(reading, say),
+            update_lead=update.lead(reading.figures, say),
+            update_reasons=update.reasons(reading.figures, language),
+            update_table=update.table(reading.figures, say),
+            methods=methods.methods_chart(reading, say) if reading.methods else None,
+            methods_table=methods.methods_table(reading, say),
+            all_figures=methods.all_figures_table(reading, say),
+            baseline_settings=methods.baseline_settings(reading, say),
+            left_out=methods.left_out(reading, say, language),
+            curves=methods.curve_charts(reading, say),
+            worst=groups.worst_groups(slices, reading, say),
+            known=methods.known_events_chart(reading, say),
+            groups=groups.group_charts(slices, reading, say),
+            groups_table=groups.groups_table(slices, reading, say) if slices else None,
+            scores=None if scores is None else model.scores_chart(scores, say),
+            scores_above="" if scores is None else number(100 * scores.above, 1),
+            importance=model.importance_chart(losses, say),
+            events=None if dataset is None else profile.events_chart(dataset, say),
+            has_events=dataset is not None,
+            tail=profile.tail_chart(contents.popularity[offered], dataset, say),
+            columns=profile.column_profiles(sides, say),
+            training=training.training_charts(epochs, best, say),
+            time_chart=training.time_chart(provenance.get("seconds", {}), say),
+            training_lead=training.summary(
+                epochs,
+                best,
+                say,
+                among_labels=among_labels,
+                solver=contents.config.training.solver,
+            ),
+            learnt_shares=training.learnt_shares(contents, say),
+            decided=training.decided(contents.log, say),
+            decided_lead=say("decided", metric=metric_name(say, contents.config.training.metric)),
+            exposure=methods.exposure_charts(reading, say),
+            exposure_table=methods.exposure_table(reading, say),
+            dim=contents.item_vectors.shape[1],
+            examples=shown,
+            examples_title=say(title, count=len(shown)),
+            examples_named=say("examples_private" if private else "examples_ids"),
+            depth=examples.DEPTH,
+            findings=[finding.as_json(language) for finding in worst_first(findings)],
+            settings=training.settings_of(contents.config),
+            features=[
+                (feature, translated(feature.reason, language))
+                for side in (contents.queries, contents.items)
+                for feature in side.transforms.features
+            ],
+            provenance=training.provenance(retriever, manifest, say),
+            notes=[translated(note, language) for note in provenance.get("notes", ())],
+        )
+
+    # The map takes as long as all the rest, and most of it needs no interpreter.
+    drawn, page = beside(map_of_items, without_map)
+    write_page(Path(path), page(map=drawn))
 
 
 def _map(found: model.ItemMap | None, everything: int, say: Say) -> dict[str, Any] | None:

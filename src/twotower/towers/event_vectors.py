@@ -79,7 +79,9 @@ class RowVectors:
 
     def vectors(self) -> Tensor:
         """Return a copy of the row of each event: ``(B, L, dim)``."""
-        return self.table.index_select(0, self.rows.flatten()).view(*self.rows.shape, -1)
+        return self.table.index_select(0, self.rows.flatten()).view(
+            *self.rows.shape, self.table.shape[1]
+        )
 
     def summed(self, weights: Tensor) -> Tensor:
         """Return weighted sums over the events of each history, without a copy for each: ``(B, P, dim)``.
@@ -124,7 +126,7 @@ class _Summed(torch.autograd.Function):
         ctx.num_rows = len(table)
         read = rows[:, None, :].expand(-1, sums, -1).reshape(-1)
         starts = torch.arange(0, len(read) + 1, length)
-        return row_sums(table, read, starts, weights.reshape(-1)).view(num, sums, -1)
+        return row_sums(table, read, starts, weights.reshape(-1)).view(num, sums, table.shape[1])
 
     @staticmethod
     @once_differentiable

@@ -46,6 +46,12 @@ def ages(length: int, device: torch.device, *, last_only: bool = False) -> Tenso
 class HistoryEncoder(nn.Module):
     """The contract; see the module's docstring."""
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "last" in vars(cls) and "last_of_parts" not in vars(cls):
+            # What a parent makes of parts knows nothing of another ``last``.
+            cls.last_of_parts = HistoryEncoder.last_of_parts  # type: ignore[method-assign]
+
     @abstractmethod
     def forward(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:
         """Map ``(B, L, d)`` to ``(B, L, d)``, causally."""
@@ -100,7 +106,7 @@ class DecayedMean(HistoryEncoder):
 
     def last(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Return the decayed mean of all events: ``(B, d)``."""
-        return self.last_of_parts((GivenVectors(item_vectors),), mask)
+        return self._mean((GivenVectors(item_vectors),), mask)
 
     def last_of_parts(
         self,
@@ -109,6 +115,9 @@ class DecayedMean(HistoryEncoder):
         times: Tensor | None = None,  # noqa: ARG002
     ) -> Tensor:
         """Return the same of the sums of parts, which are averaged by themselves: that is linear."""
+        return self._mean(parts, mask)
+
+    def _mean(self, parts: tuple[EventVectors, ...], mask: Tensor) -> Tensor:
         weights = self.weights(mask, parts[0].dtype, last_only=True)
         return total_summed(parts, weights).squeeze(1)
 
@@ -174,12 +183,9 @@ class Bag(DecayedMean):
         is_empty = mask.cumsum(dim=1) == 0
         return super().forward(item_vectors, mask, times) + is_empty[:, :, None] * self.start
 
-    def last_of_parts(
-        self, parts: tuple[EventVectors, ...], mask: Tensor, times: Tensor | None = None
-    ) -> Tensor:
-        """Return the mean of all events, or the vector of none: ``(B, d)``."""
+    def _mean(self, parts: tuple[EventVectors, ...], mask: Tensor) -> Tensor:
         is_empty = ~mask.any(dim=1, keepdim=True)
-        return super().last_of_parts(parts, mask, times) + is_empty * self.start
+        return super()._mean(parts, mask) + is_empty * self.start
 
 
 HALF_LIVES = (math.inf, 20.0, 5.0, 1.5, 0.01)
@@ -216,7 +222,7 @@ class PooledHistory(HistoryEncoder):
 
     def last(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Return the mix at the last position, ``(B, d)``, reading the item vectors once."""
-        return self.last_of_parts((GivenVectors(item_vectors),), mask)
+        return self._last((GivenVectors(item_vectors),), mask)
 
     def last_of_parts(
         self,
@@ -225,6 +231,9 @@ class PooledHistory(HistoryEncoder):
         times: Tensor | None = None,  # noqa: ARG002
     ) -> Tensor:
         """Return the same of the sums of parts, which are pooled by themselves: that is linear."""
+        return self._last(parts, mask)
+
+    def _last(self, parts: tuple[EventVectors, ...], mask: Tensor) -> Tensor:
         weights = self._weights(mask, parts[0].dtype, last_only=True)[:, 0]
         return self._mixed(total_summed(parts, weights))
 

@@ -16,6 +16,7 @@ from twotower.doctor.findings import Language, worst_first
 from twotower.evaluation.figures import MAIN_METRIC, SHOWN, Figures, Measured
 from twotower.serving.bundle import Contents
 from twotower.serving.retriever import Retriever
+from twotower.workers import beside
 
 if TYPE_CHECKING:
     from twotower.report.plot import Plot
@@ -110,10 +111,12 @@ class Trained:
 
         # The data themselves say more than a bundle does: it keeps no other columns of the events.
         config = of_held_columns(self.contents.config, self.dataset)
-        found = diagnose_dataset(self.dataset, config=config, decisions=self.decisions)
         # One of its own: items that were put into the other since are not in the figures.
         retriever = self._retriever_of(self.before or self.contents)
-        of_model, losses = examine_model(retriever)
+        found, (of_model, losses) = beside(
+            lambda: diagnose_dataset(self.dataset, config=config, decisions=self.decisions),
+            lambda: examine_model(retriever),
+        )
         write_report(
             retriever,
             path,
