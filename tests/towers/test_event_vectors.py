@@ -105,3 +105,10 @@ def test_no_history_at_all_has_no_vectors() -> None:
     assert RowVectors(torch.zeros(0, 4, dtype=torch.int64), table).vectors().shape == (0, 4, 3)
     empty = RowVectors(torch.zeros(0, 1, dtype=torch.int64), table)
     assert empty.summed(torch.zeros(0, 5, 1)).shape == (0, 5, 3)
+
+
+def test_a_table_that_is_a_part_of_a_wider_one_is_read_as_its_copy() -> None:
+    wide, rows, weights = torch.randn(50, 96), torch.randint(50, (2, 4)), torch.rand(2, 5, 4)
+    for table in (wide[:, :64], wide[:, 64:]):
+        found = RowVectors(rows, table).summed(weights)
+        assert torch.allclose(found, weights @ table[rows], atol=1e-5)
