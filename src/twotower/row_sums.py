@@ -1,4 +1,4 @@
-"""Weighted sums of rows of a table: the product of a sparse matrix, and of its transpose."""
+"""Products of a sparse matrix with a table: weighted sums of the table's rows."""
 
 import numpy as np
 import torch
@@ -11,9 +11,9 @@ def row_sums(table: Tensor, rows: Tensor, starts: Tensor, weights: Tensor) -> Te
 
     Args:
         table: ``(R, dim)`` float.
-        rows: ``(n,)`` int64 what is read.
-        starts: ``(S + 1,)`` int64 where each sum begins in ``rows``, and at last ``n``.
-        weights: ``(n,)`` float.
+        rows: ``(n,)`` int64 rows of the table, first those of the first sum.
+        starts: ``(S + 1,)`` int64 where each sum begins in ``rows``; the last is ``n``.
+        weights: ``(n,)`` float of each row.
     """
     return F.embedding_bag(
         rows, table, starts, mode="sum", per_sample_weights=weights, include_last_offset=True
@@ -21,16 +21,18 @@ def row_sums(table: Tensor, rows: Tensor, starts: Tensor, weights: Tensor) -> Te
 
 
 def by_row(rows: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
-    """Return what the transposed sums read: the order of what is read by its row, and where rows begin.
+    """Sort by row, for the product with the transposed matrix; equal rows keep their order.
 
-    NumPy sorts 16 bits by counting, in a tenth of the time of a sort of 64: so these go 16 bits at a time.
+    NumPy sorts 16 bits by counting, in a tenth of the time of a sort of 64 bits. Larger numbers are sorted
+    by 16 bits at a time, the lowest first.
 
     Args:
         rows: ``(n,)`` int64 in ``[0, num_rows)``, on the CPU.
         num_rows: Rows of the table.
 
     Returns:
-        ``(n,)`` int64 places in ``rows``, and ``(num_rows + 1,)`` int64 starts, of rows without any, too.
+        The order that sorts ``rows``, ``(n,)`` int64, and where each row of the table begins in it,
+        ``(num_rows + 1,)`` int64.
     """
     values = rows.numpy()
     order = np.argsort(values.astype(np.uint16), kind="stable")

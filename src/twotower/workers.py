@@ -16,6 +16,7 @@ import torch
 
 T = TypeVar("T")
 Part = TypeVar("Part")
+Other = TypeVar("Other")
 
 _pool: ContextVar[ThreadPoolExecutor | None] = ContextVar("_pool", default=None)
 
@@ -76,16 +77,16 @@ def of_each(function: Callable[[Part], T], parts: Sequence[Part]) -> list[T]:
     return list(pool.map(compute, parts))
 
 
-def beside(one: Callable[[], T], other: Callable[[], Part]) -> tuple[T, Part]:
-    """Return what two functions return, which ``of_each`` computes side by side.
+def beside(one: Callable[[], T], other: Callable[[], Other]) -> tuple[T, Other]:
+    """Call two functions side by side, as ``of_each`` does, and return what they return.
 
     Args:
         one: Must not change what the other reads.
         other: Likewise.
     """
-    parts: tuple[Callable[[], object], ...] = (one, other)
-    first, second = of_each(lambda part: part(), parts)
-    return cast("T", first), cast("Part", second)
+    calls: tuple[Callable[[], object], ...] = (one, other)
+    first, second = of_each(lambda call: call(), calls)
+    return cast("T", first), cast("Other", second)
 
 
 def slices(num: int, most: int, least: int) -> list[slice]:

@@ -32,7 +32,7 @@ INIT_STD = 0.02
 SPARSE_FROM_ROWS = 20_000
 """Tables of at least this many rows get sparse gradients: a step then costs what it touches."""
 SPARSE_TEXTS_FROM_ROWS = 50_000
-"""The same for tables of tokens: dense, the tokens of all items are sorted once and not in each step."""
+"""The same for tables of tokens. Of a dense one, the tokens of all items are sorted only once."""
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ def write_report(
             notes=[translated(note, language) for note in provenance.get("notes", ())],
         )
 
-    # The map takes as long as all the rest, and most of it needs no interpreter.
+    # The map takes two thirds of the time.
     drawn, page = beside(map_of_items, without_map)
     write_page(Path(path), page(map=drawn))
 

@@ -1,4 +1,4 @@
-"""The vectors of histories' events, and weighted sums over them that need no vector for each event."""
+"""The vectors of histories' events, and weighted sums over them."""
 
 from dataclasses import dataclass
 from functools import reduce
@@ -35,6 +35,10 @@ class EventVectors(Protocol):
         """
         ...
 
+    def columns(self, kept: slice) -> "EventVectors":
+        """Return some of the numbers of each vector."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class GivenVectors:
@@ -59,13 +63,17 @@ class GivenVectors:
         """Return weighted sums over the events of each history: ``(B, P, dim)``."""
         return weights @ self.given
 
+    def columns(self, kept: slice) -> "GivenVectors":
+        """Return some of the numbers of each vector."""
+        return GivenVectors(self.given[..., kept])
+
 
 @dataclass(frozen=True, eq=False)
 class RowVectors:
     """Vectors that are rows of a table.
 
     Args:
-        rows: ``(B, L)`` int64 which of them each event has.
+        rows: ``(B, L)`` int64 the row of each event.
         table: ``(R, dim)``.
     """
 
@@ -84,10 +92,10 @@ class RowVectors:
         )
 
     def summed(self, weights: Tensor) -> Tensor:
-        """Return weighted sums over the events of each history, without a copy for each: ``(B, P, dim)``.
+        """Return weighted sums over the events of each history: ``(B, P, dim)``.
 
-        A copy is half a kilobyte for a width of 64 with its gradient, which a processor's cache does not
-        hold for all events of a batch (docs/decisions/0068).
+        On a CPU no row is copied: a processor's cache does not hold a copy for each event of a batch, with
+        its gradient (docs/decisions/0068).
         """
         table = self.table
         if len(table) <= _FEW_ROWS:
@@ -100,18 +108,22 @@ class RowVectors:
             return weights @ self.vectors()
         return cast("Tensor", _Summed.apply(table, self.rows, weights))  # type: ignore[no-untyped-call]
 
+    def columns(self, kept: slice) -> "RowVectors":
+        """Return some of the numbers of each vector."""
+        return RowVectors(self.rows, self.table[:, kept])
+
 
 def vectors_of(events: Tensor | EventVectors) -> EventVectors:
     """Return vectors as ``EventVectors``, if they are not already."""
     return GivenVectors(events) if isinstance(events, Tensor) else events
 
 
-def total(parts: "tuple[EventVectors, ...]") -> Tensor:
+def total(parts: tuple[EventVectors, ...]) -> Tensor:
     """Return the sums of the vectors of each event: ``(B, L, dim)``."""
     return reduce(add, (part.vectors() for part in parts))
 
 
-def total_summed(parts: "tuple[EventVectors, ...]", weights: Tensor) -> Tensor:
+def total_summed(parts: tuple[EventVectors, ...], weights: Tensor) -> Tensor:
     """Return weighted sums of the sums of the vectors of each event: ``(B, P, dim)``."""
     return reduce(add, (part.summed(weights) for part in parts))
 
@@ -137,7 +149,7 @@ class _Summed(torch.autograd.Function):
         read = rows.flatten().index_select(0, events)
         order, starts = by_row(read, ctx.num_rows)
         events = events.index_select(0, order)
-        # The sums of a history are neighbours.
+        # The gradients of a history's sums follow each other.
         owners = torch.div(events, length, rounding_mode="floor").mul_(sums)
         reading = (owners[:, None] + torch.arange(sums)).view(-1)
         by_event = weights.transpose(1, 2).reshape(-1, sums).index_select(0, events).view(-1)

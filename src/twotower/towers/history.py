@@ -49,7 +49,7 @@ class HistoryEncoder(nn.Module):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if "last" in vars(cls) and "last_of_parts" not in vars(cls):
-            # What a parent makes of parts knows nothing of another ``last``.
+            # The ``last_of_parts`` of a parent would pass over the new ``last``.
             cls.last_of_parts = HistoryEncoder.last_of_parts  # type: ignore[method-assign]
 
     @abstractmethod
@@ -63,7 +63,13 @@ class HistoryEncoder(nn.Module):
     def last_of_parts(
         self, parts: tuple[EventVectors, ...], mask: Tensor, times: Tensor | None = None
     ) -> Tensor:
-        """Return ``last`` of the sums of parts; to be overridden where the sums are not needed."""
+        """Return ``last`` of the sums of parts, ``(B, d)``; to be overridden where the sums are not needed.
+
+        Args:
+            parts: Vectors of the same events, to be added up.
+            mask: ``(B, L)`` bool.
+            times: ``(B, L)`` seconds, or None.
+        """
         return self.last(total(parts), mask, times)
 
     @abstractmethod
@@ -82,7 +88,31 @@ class HistoryEncoder(nn.Module):
         """
 
 
-class DecayedMean(HistoryEncoder):
+class SummedHistory(HistoryEncoder):
+    """An encoder whose output at the last position reads weighted sums of the events alone.
+
+    Such sums are linear: parts of the vectors are summed by themselves, without a vector for each event.
+    """
+
+    def last(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """Return ``forward(...)[:, -1]``, ``(B, d)``, reading the item vectors once."""
+        return self._last((GivenVectors(item_vectors),), mask)
+
+    def last_of_parts(
+        self,
+        parts: tuple[EventVectors, ...],
+        mask: Tensor,
+        times: Tensor | None = None,  # noqa: ARG002
+    ) -> Tensor:
+        """Return ``last`` of the sums of parts, ``(B, d)``."""
+        return self._last(parts, mask)
+
+    @abstractmethod
+    def _last(self, parts: tuple[EventVectors, ...], mask: Tensor) -> Tensor:
+        """Return the output at the last position of the sums of parts: ``(B, d)``."""
+
+
+class DecayedMean(SummedHistory):
     """The mean of the events so far, an event ``a`` places back weighing ``0.5 ** (a / half_life)``.
 
     Age is counted in events from the position itself, so it does not tell where the sequence ends.
@@ -104,20 +134,7 @@ class DecayedMean(HistoryEncoder):
         """Map ``(B, L, d)`` to the running decayed means ``(B, L, d)``."""
         return self.weights(mask, item_vectors.dtype) @ item_vectors
 
-    def last(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """Return the decayed mean of all events: ``(B, d)``."""
-        return self._mean((GivenVectors(item_vectors),), mask)
-
-    def last_of_parts(
-        self,
-        parts: tuple[EventVectors, ...],
-        mask: Tensor,
-        times: Tensor | None = None,  # noqa: ARG002
-    ) -> Tensor:
-        """Return the same of the sums of parts, which are averaged by themselves: that is linear."""
-        return self._mean(parts, mask)
-
-    def _mean(self, parts: tuple[EventVectors, ...], mask: Tensor) -> Tensor:
+    def _last(self, parts: tuple[EventVectors, ...], mask: Tensor) -> Tensor:
         weights = self.weights(mask, parts[0].dtype, last_only=True)
         return total_summed(parts, weights).squeeze(1)
 
@@ -183,16 +200,16 @@ class Bag(DecayedMean):
         is_empty = mask.cumsum(dim=1) == 0
         return super().forward(item_vectors, mask, times) + is_empty[:, :, None] * self.start
 
-    def _mean(self, parts: tuple[EventVectors, ...], mask: Tensor) -> Tensor:
+    def _last(self, parts: tuple[EventVectors, ...], mask: Tensor) -> Tensor:
         is_empty = ~mask.any(dim=1, keepdim=True)
-        return super()._mean(parts, mask) + is_empty * self.start
+        return super()._last(parts, mask) + is_empty * self.start
 
 
 HALF_LIVES = (math.inf, 20.0, 5.0, 1.5, 0.01)
 """Half-lives in events of the pools; the first is the plain mean, the last is the last event."""
 
 
-class PooledHistory(HistoryEncoder):
+class PooledHistory(SummedHistory):
     """Means over longer and shorter pasts, down to the last event alone, mixed by one linear layer.
 
     What a query likes in general, lately, and right now are different things; a mean alone forgets
@@ -219,19 +236,6 @@ class PooledHistory(HistoryEncoder):
         # One product of all pools, whose rows are already in the order in which they are mixed.
         pooled = weights.flatten(1, 2) @ item_vectors
         return self._mixed(pooled.view(*weights.shape[:3], item_vectors.shape[2]))
-
-    def last(self, item_vectors: Tensor, mask: Tensor, times: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """Return the mix at the last position, ``(B, d)``, reading the item vectors once."""
-        return self._last((GivenVectors(item_vectors),), mask)
-
-    def last_of_parts(
-        self,
-        parts: tuple[EventVectors, ...],
-        mask: Tensor,
-        times: Tensor | None = None,  # noqa: ARG002
-    ) -> Tensor:
-        """Return the same of the sums of parts, which are pooled by themselves: that is linear."""
-        return self._last(parts, mask)
 
     def _last(self, parts: tuple[EventVectors, ...], mask: Tensor) -> Tensor:
         weights = self._weights(mask, parts[0].dtype, last_only=True)[:, 0]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from twotower.errors import ArgumentError, check_positive
 from twotower.features.encoders import FixedFeatures, SideEncoder
-from twotower.towers.event_vectors import EventVectors, GivenVectors, RowVectors, total, vectors_of
+from twotower.towers.event_vectors import EventVectors, RowVectors, total, vectors_of
 from twotower.towers.history import HistoryEncoder, State
 from twotower.towers.layers import SinceLast, unit_length
 from twotower.towers.popularity import PopularityPrior
@@ -394,13 +394,7 @@ class TwoTower(nn.Module):
 
     def _split_events(self, events: EventVectors) -> tuple[EventVectors, EventVectors | None]:
         """Return the same of the events of histories."""
-        if self.spectral is None:
-            return events, None
-        if isinstance(events, RowVectors):
-            own, others = self.spectral.split(events.table)
-            return RowVectors(events.rows, own), RowVectors(events.rows, others)
-        own, others = self.spectral.split(events.vectors())
-        return GivenVectors(own), GivenVectors(others)
+        return (events, None) if self.spectral is None else self.spectral.split_events(events)
 
     def step_queries(
         self,

@@ -49,6 +49,10 @@ class SpectralPart(nn.Module):
         """Return what the query tower reads of events and what this part reads, ``(..., width)``."""
         return inputs[..., : -self.width], inputs[..., -self.width :]
 
+    def split_events(self, events: EventVectors) -> tuple[EventVectors, EventVectors]:
+        """Return the same of the events of histories."""
+        return events.columns(slice(-self.width)), events.columns(slice(-self.width, None))
+
     def of_queries(
         self, vectors: Tensor, events: EventVectors, mask: Tensor, wanted: Tensor | None = None
     ) -> Tensor:
@@ -56,7 +60,7 @@ class SpectralPart(nn.Module):
 
         Args:
             vectors: ``(n, dim)`` from the query tower.
-            events: ``(B, L, width)`` of ``split``.
+            events: ``(B, L, width)`` of ``split_events``.
             mask: ``(B, L)`` bool.
             wanted: ``(B, L)`` bool positions; None wants the last of each.
         """
